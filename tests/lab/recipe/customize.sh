@@ -1,0 +1,42 @@
+#!/bin/sh
+# Runs inside mmdebstrap, after the packages are configured. $1 is the root tree, $LAB_PUBLIC_KEY the lab's SSH key.
+set -eu
+root=$1
+
+install -d -m 0700 "$root/root/.ssh"
+install -m 0600 "$LAB_PUBLIC_KEY" "$root/root/.ssh/authorized_keys"
+# Every machine of this image shares the host key made beside the image, so nobody accepts a key blindly.
+rm -f "$root"/etc/ssh/ssh_host_*
+install -m 0600 "$LAB_HOST_KEY" "$root/etc/ssh/ssh_host_ed25519_key"
+install -m 0644 "$LAB_HOST_KEY.pub" "$root/etc/ssh/ssh_host_ed25519_key.pub"
+printf 'UseDNS no\nUsePAM yes\nPermitRootLogin prohibit-password\nMaxStartups 50\n' > "$root/etc/ssh/sshd_config.d/lab.conf"
+
+# No name server: a look-up fails at once instead of after a time-out.
+rm -f "$root/etc/resolv.conf"
+printf 'options timeout:1 attempts:1\n' > "$root/etc/resolv.conf"
+printf 'LABEL=labroot / ext4 rw,noatime 0 1\n' > "$root/etc/fstab"
+: > "$root/etc/machine-id"
+cat "$LAB_HOSTS" > "$root/etc/hosts"
+install -d "$root/etc/systemd/network" "$root/etc/systemd/journald.conf.d"
+printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' > "$root/etc/systemd/journald.conf.d/lab.conf"
+
+in_root() { chroot "$root" "$@"; }
+in_root systemctl enable systemd-networkd ssh
+# Roles start what they need; nothing else runs, and nothing runs by the clock.
+in_root systemctl disable docker.service docker.socket containerd.service nginx.service nfs-server.service \
+  open-iscsi.service iscsid.service iscsid.socket zfs-import-cache.service 2>/dev/null || true
+in_root systemctl enable zfs-import-cache.service zfs-import.target zfs-mount.service zfs.target
+in_root systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer man-db.timer \
+  dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-firstboot.service systemd-timesyncd.service
+in_root passwd -d root >/dev/null
+
+kernel=$(in_root sh -c 'ls /lib/modules' | sort -V | tail -n 1)
+if ! ls "$root/lib/modules/$kernel/updates/dkms/"zfs.ko* >/dev/null 2>&1; then
+  echo "zfs-dkms did not build a module for kernel $kernel" >&2
+  exit 1
+fi
+printf 'MODULES=list\nCOMPRESS=zstd\n' > "$root/etc/initramfs-tools/conf.d/lab"
+printf '%s\n' virtio_pci virtio_blk virtio_net nvme ext4 crc32c_generic > "$root/etc/initramfs-tools/modules"
+in_root update-initramfs -u -k "$kernel"
+cp "$root/boot/vmlinuz-$kernel" "$root/boot/vmlinuz"
+cp "$root/boot/initrd.img-$kernel" "$root/boot/initrd.img"
