@@ -40,3 +40,35 @@ printf '%s\n' virtio_pci virtio_blk virtio_net nvme ext4 crc32c_generic > "$root
 in_root update-initramfs -u -k "$kernel"
 cp "$root/boot/vmlinuz-$kernel" "$root/boot/vmlinuz"
 cp "$root/boot/initrd.img-$kernel" "$root/boot/initrd.img"
+
+# A container machine's control groups and network settings are mounted read-only; Docker needs to write there.
+cat > "$root/usr/local/sbin/lab-writable" <<'SCRIPT'
+#!/bin/sh
+set -e
+while read -r _ _ _ _ at _; do
+  case $at in /sys/fs/cgroup*) mount -o remount,bind,rw "$at" ;; esac
+done < /proc/self/mountinfo
+mount --bind /proc/sys/net /proc/sys/net
+mount -o remount,bind,rw /proc/sys/net
+SCRIPT
+chmod 0755 "$root/usr/local/sbin/lab-writable"
+cat > "$root/etc/systemd/system/lab-writable.service" <<'UNIT'
+[Unit]
+Description=Make a container machine's control groups and network settings writable
+ConditionVirtualization=container
+DefaultDependencies=no
+Before=sysinit.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/lab-writable
+[Install]
+WantedBy=sysinit.target
+UNIT
+in_root systemctl enable lab-writable.service
+# A kernel module cannot be loaded from a container machine: not a failure there.
+for unit in zfs-load-module zfs-import-cache zfs-mount zfs-share zfs-zed run-rpc_pipefs.mount systemd-remount-fs; do
+  case $unit in *.mount) name=$unit ;; *) name=$unit.service ;; esac
+  install -d "$root/etc/systemd/system/$name.d"
+  printf '[Unit]\nConditionVirtualization=!container\n' > "$root/etc/systemd/system/$name.d/lab.conf"
+done

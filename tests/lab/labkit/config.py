@@ -1,0 +1,95 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machines of the lab and where its files are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+LAB = Path(__file__).resolve().parent.parent
+REPO = LAB.parent.parent
+RECIPE = LAB / "recipe"
+SUITE = "trixie"
+GIB = 1024**3
+
+NETWORK = "10.77.0"
+PREFIX = 24
+GATEWAY = f"{NETWORK}.1"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A data disk of a virtual machine; its serial gives the name below /dev/disk/by-id."""
+
+    serial: str
+    size: int
+    nvme: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine of the lab.
+
+    :param kind: ``vm`` has a kernel of its own, ``container`` boots natively in seconds.
+    :param memory: MiB a virtual machine gets.
+    :param gpus: models of the GPUs its stand-in nvidia-smi shows.
+    """
+
+    name: str
+    address: str
+    kind: str
+    memory: int = 2048
+    disks: tuple[Disk, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+STORAGE_DISKS = (
+    *(Disk(f"HGST{number}", 4 * GIB) for number in range(4)),
+    Disk("P4610", 8 * GIB, nvme=True),
+    Disk("P4510", 8 * GIB, nvme=True),
+    Disk("SPARE0", 4 * GIB),
+    Disk("SPARE1", 4 * GIB),
+)
+MACHINES = (
+    Machine("storage1", f"{NETWORK}.11", "vm", memory=3072, disks=STORAGE_DISKS),
+    Machine("manager1", f"{NETWORK}.21", "container"),
+    Machine("gpu1", f"{NETWORK}.31", "vm", gpus=("NVIDIA GeForce RTX 4090",)),
+    Machine("gpu2", f"{NETWORK}.32", "container", gpus=("NVIDIA GeForce RTX 4090",)),
+)
+# More workers on demand: `lab up gpu3`.
+EXTRA = tuple(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=("NVIDIA GeForce RTX 4090",)) for n in range(3, 10))
+
+
+def machine(name: str) -> Machine:
+    """Return the machine of that name.
+
+    :raises KeyError: when there is none.
+    """
+    return {found.name: found for found in (*MACHINES, *EXTRA)}[name]
+
+
+class Paths:
+    """Where one checkout's lab keeps its things.
+
+    Sockets live below /run: a Unix socket's path is limited to 107 bytes and a checkout may be deep.
+    """
+
+    def __init__(self, repo: Path = REPO) -> None:
+        self.ident = hashlib.sha256(str(repo).encode()).hexdigest()[:8]
+        self.state = repo / ".lab"
+        self.run = Path("/run") / f"llmlab-{self.ident}"
+        self.namespace = f"llmlab-{self.ident}"
+        base = os.environ.get("LLM_LAB_CACHE") or str(Path.home() / ".cache" / "llm-stack-lab")
+        self.cache = Path(base)
+
+    def of(self, name: str) -> Path:
+        """The directory of one machine."""
+        return self.state / "machines" / name
+
+    def ssh_config(self) -> Path:
+        """The SSH client configuration that reaches every machine."""
+        return self.state / "ssh_config"

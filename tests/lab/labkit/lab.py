@@ -1,0 +1,277 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab as a whole: its machines brought up, put back, and taken down together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterable, Sequence, Union
+
+from . import host, image, network
+from .config import EXTRA, MACHINES, REPO, Machine, Paths, machine
+from .container import ContainerMachine
+from .process import run
+from .say import LabError, say, step
+from .vm import CLEAN, VirtualMachine
+
+AnyMachine = Union[VirtualMachine, ContainerMachine]
+BOOT_SECONDS = 240
+NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
+
+
+class Lab:
+    """One checkout's lab."""
+
+    def __init__(self, paths: Paths | None = None) -> None:
+        self.paths = paths or Paths()
+        self.image = image.image(self.paths)
+
+    # -- which machines there are --
+
+    def _kinds(self) -> dict[str, str]:
+        """The kind of each machine that exists, as it was created."""
+        known = self.paths.state / "kinds.json"
+        return dict(json.loads(known.read_text())) if known.exists() else {}
+
+    def _remember_kinds(self, kinds: dict[str, str]) -> None:
+        self.paths.state.mkdir(parents=True, exist_ok=True)
+        (self.paths.state / "kinds.json").write_text(json.dumps(kinds, indent=1))
+
+    def machines(self) -> list[AnyMachine]:
+        """Every machine that exists."""
+        return [self._make(replace(machine(name), kind=kind)) for name, kind in self._kinds().items()]
+
+    def get(self, name: str) -> AnyMachine:
+        """One machine that exists.
+
+        :raises LabError: when it does not.
+        """
+        for found in self.machines():
+            if found.spec.name == name:
+                return found
+        known = ", ".join(found.spec.name for found in self.machines()) or "none; run tests/lab/lab up"
+        raise LabError(f"There is no machine {name!r} in this lab (there are: {known}).")
+
+    def _make(self, spec: Machine) -> AnyMachine:
+        if spec.kind == "container":
+            return ContainerMachine(spec, self.paths, self.image)
+        accel = host.accelerator(self.image) if self.image.complete else "tcg"
+        return VirtualMachine(spec, self.paths, self.image, accel)
+
+    # -- up and down --
+
+    def build(self) -> None:
+        """Build what the machines start from, where it is missing."""
+        host.check(self.paths, [], built=self.image.complete)
+        self.image = image.build(self.paths)
+
+    def up(self, names: Iterable[str] = (), *, all_vm: bool = False) -> None:
+        """Bring machines up: those named, or the lab's four; running ones stay as they are."""
+        specs = self._wanted(list(names), all_vm)
+        waiting = [spec for spec in specs if not (spec.name in self._kinds() and self._make(spec).running)]
+        host.check(self.paths, waiting, built=self.image.complete)
+        self.build()
+        network.create(self.paths)
+        self._write_ssh_config()
+        self._retire_other_kind(specs)
+        self._remember_kinds({**self._kinds(), **{spec.name: spec.kind for spec in specs}})
+        down = [found for found in map(self._make, specs) if not found.running]
+        fresh = [found for found in down if not found.created]
+        if not down:
+            say("all machines are up")
+            return
+        with step(f"booting {', '.join(found.spec.name for found in down)}"):
+            for found in down:
+                self._boot(found)
+            self.wait([found.spec.name for found in down])
+        self._furnish(fresh)
+
+    def _wanted(self, names: list[str], all_vm: bool) -> list[Machine]:
+        try:
+            specs = [machine(name) for name in names] if names else list(MACHINES)
+        except KeyError as error:
+            known = ", ".join(spec.name for spec in (*MACHINES, *EXTRA))
+            raise LabError(f"There is no machine {error} in the lab's plan (there are: {known}).") from error
+        kinds = self._kinds()
+        if all_vm:
+            return [replace(spec, kind="vm") for spec in specs]
+        return [replace(spec, kind=spec.kind if names == [] else kinds.get(spec.name, spec.kind)) for spec in specs]
+
+    def _retire_other_kind(self, specs: list[Machine]) -> None:
+        kinds = self._kinds()
+        for spec in specs:
+            if kinds.get(spec.name, spec.kind) != spec.kind:
+                say(f"{spec.name} was a {kinds[spec.name]} machine and becomes a {spec.kind} machine: its old disk is dropped")
+                old = self.get(spec.name)
+                old.stop()
+                old.discard()
+
+    @staticmethod
+    def _boot(found: AnyMachine) -> None:
+        if isinstance(found, ContainerMachine):
+            if not found.created:
+                found.create()
+            found.boot()
+        elif found.created:
+            found.boot()
+        else:
+            found.create()
+            found.boot(nvme=False)
+
+    def _furnish(self, fresh: list[AnyMachine]) -> None:
+        """What a machine has before any role runs: a GPU to show, a clean snapshot, its NVMe disks."""
+        for found in fresh:
+            if found.spec.gpus:
+                self._install_gpus(found.spec)
+            if isinstance(found, VirtualMachine):
+                with step(f"saving the clean state of {found.spec.name}"):
+                    found.save_live(CLEAN)
+                found.plug_nvme()
+
+    def _install_gpus(self, spec: Machine) -> None:
+        lines = "".join(f"{model}\n" for model in spec.gpus)
+        self.ssh(spec.name, "mkdir -p /etc/llm-lab && cat > /etc/llm-lab/gpus", stdin=lines)
+        self.ssh(spec.name, "cat > /usr/bin/nvidia-smi && chmod 0755 /usr/bin/nvidia-smi", stdin=NVIDIA_SMI.read_text())
+
+    def down(self, *, discard: bool = False) -> None:
+        """End every process of this lab; keep the disks unless told otherwise."""
+        self._close_masters()
+        for found in self.machines():
+            if found.running:
+                with step(f"stopping {found.spec.name}"):
+                    self._stop(found)
+            else:
+                found.stop()
+            if discard:
+                found.discard()
+        network.destroy(self.paths)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
+        if discard:
+            (self.paths.state / "kinds.json").unlink(missing_ok=True)
+
+    def _stop(self, found: AnyMachine) -> None:
+        """Shut a machine down in order; a virtual one that does not answer loses its power."""
+        if isinstance(found, VirtualMachine):
+            self.ssh(found.spec.name, "systemctl poweroff", check=False, seconds=5)
+            found.daemon.wait(60)
+        found.stop()
+
+    # -- snapshots and cuts --
+
+    def save(self, name: str) -> None:
+        """Keep the state of all machines; a machine whose memory cannot be saved is shut down and booted again."""
+        for found in self.machines():
+            if isinstance(found, VirtualMachine) and not found.has_nvme:
+                with step(f"saving {found.spec.name} as it runs"):
+                    found.save_live(name)
+                continue
+            with step(f"saving {found.spec.name}: shut down, save, boot"):
+                self._stop(found)
+                found.save_cold(name)
+                found.boot()
+        self.wait([found.spec.name for found in self.machines()])
+
+    def load(self, name: str) -> None:
+        """Put all machines back to a saved state; ``clean`` is the state before any role ran."""
+        machines = self.machines()
+        for found in machines:
+            fresh = name == CLEAN and isinstance(found, ContainerMachine)
+            if not fresh and name not in found.snapshots():
+                raise LabError(f"{found.spec.name} has no snapshot {name!r} (it has: {', '.join(found.snapshots()) or 'none'}).")
+        self._close_masters()
+        with step(f"going back to the snapshot {name}"):
+            for found in machines:
+                found.cut()
+                if name == CLEAN and isinstance(found, ContainerMachine):
+                    found.create()
+                    found.boot()
+                else:
+                    found.load(name)
+            self.wait([found.spec.name for found in machines])
+            self._after_load(machines, name)
+
+    def _after_load(self, machines: list[AnyMachine], name: str) -> None:
+        for found in machines:
+            if isinstance(found, ContainerMachine):
+                if name == CLEAN and found.spec.gpus:
+                    self._install_gpus(found.spec)
+            elif found.snapshots()[name] == "live":
+                # The guest's clock stood still while the snapshot lay on the disk.
+                self.ssh(found.spec.name, f"date --utc --set=@{time.time():.0f}")
+                found.plug_nvme()
+
+    def cut(self, name: str) -> None:
+        """A power cut of one machine."""
+        self.get(name).cut()
+
+    # -- reaching them --
+
+    def _write_ssh_config(self) -> None:
+        names = " ".join(spec.name for spec in (*MACHINES, *EXTRA))
+        lines = [f"Host {spec.name}\n  HostName {spec.address}\n" for spec in (*MACHINES, *EXTRA)]
+        addresses = " ".join(spec.address for spec in (*MACHINES, *EXTRA))
+        lines.append(
+            f"Host {names} {addresses}\n  User root\n  IdentityFile {self.image.key}\n  IdentitiesOnly yes\n"
+            f"  UserKnownHostsFile {self.image.known_hosts}\n  StrictHostKeyChecking yes\n  ConnectTimeout 10\n"
+            "  ServerAliveInterval 15\n  LogLevel ERROR\n"
+        )
+        self.paths.state.mkdir(parents=True, exist_ok=True)
+        self.paths.ssh_config().write_text("".join(lines))
+
+    def environment(self) -> dict[str, str]:
+        """What a program inside the lab's network finds in its environment."""
+        sockets = self.paths.run / "cp"
+        sockets.mkdir(parents=True, exist_ok=True)
+        return {
+            **os.environ,
+            "LLM_LAB_STATE": str(self.paths.state),
+            "LLM_LAB_SSH_CONFIG": str(self.paths.ssh_config()),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
+        }
+
+    def ssh_argv(self, name: str) -> list[str]:
+        """The command that logs in to a machine."""
+        return [*network.inside(self.paths), "ssh", "-F", str(self.paths.ssh_config()), name]
+
+    def ssh(self, name: str, command: str, *, check: bool = True, stdin: str = "", seconds: float = 120) -> str:
+        """Run a command line on a machine and return what it printed."""
+        argv = [*self.ssh_argv(name)[:-1], "-o", "ConnectTimeout=3", name, command]
+        try:
+            ended = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            if not check:
+                return ""
+            raise LabError(f"`{command}` on {name} did not end within {seconds:g} s.") from error
+        if check and ended.returncode:
+            raise LabError(f"`{command}` on {name} failed: {(ended.stderr or ended.stdout).strip()}")
+        return ended.stdout
+
+    def wait(self, names: Sequence[str], *, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until every machine answers on SSH.
+
+        :raises LabError: naming the first that does not, and where its console's text is.
+        """
+        deadline = time.monotonic() + seconds
+        for name in names:
+            while self.ssh(name, "echo up", check=False, seconds=30).strip() != "up":
+                if not self.get(name).running:
+                    raise LabError(f"{name} ended while booting; its last words are in {self.paths.of(name)}.")
+                if time.monotonic() > deadline:
+                    raise LabError(f"{name} did not answer on SSH within {seconds:.0f} s; see {self.paths.of(name) / 'console.log'}.")
+                time.sleep(0.3)
+
+    def execute(self, argv: Sequence[str]) -> int:
+        """Run a program inside the lab's network and return its exit status."""
+        return subprocess.run([*network.inside(self.paths), *argv], env=self.environment(), check=False).returncode
+
+    def _close_masters(self) -> None:
+        """End the shared SSH connections that Ansible left open."""
+        for socket in (self.paths.run / "cp").glob("*"):
+            run(["ssh", "-O", "exit", "-S", str(socket), "lab"], check=False)

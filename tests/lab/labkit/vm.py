@@ -1,0 +1,169 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Virtual machines: QEMU with direct kernel boot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from . import network
+from .config import GATEWAY, Disk, Machine, Paths
+from .image import Image
+from .process import Daemon, run
+from .qmp import Qmp
+
+QEMU = f"qemu-system-{platform.machine()}"
+CLEAN = "clean"
+
+
+class VirtualMachine:
+    """A machine with a kernel of its own."""
+
+    kind = "vm"
+
+    def __init__(self, spec: Machine, paths: Paths, image: Image, accel: str) -> None:
+        self.spec = spec
+        self.paths = paths
+        self.image = image
+        self.accel = accel
+        self.home = paths.of(spec.name)
+        self.daemon = Daemon(self.home / "process.json")
+
+    @property
+    def monitor(self) -> Path:
+        return self.paths.run / f"{self.spec.name}.qmp"
+
+    @property
+    def console(self) -> Path:
+        return self.paths.run / f"{self.spec.name}.console"
+
+    @property
+    def running(self) -> bool:
+        return self.daemon.pid is not None
+
+    @property
+    def created(self) -> bool:
+        return (self.home / "root.qcow2").exists()
+
+    @property
+    def has_nvme(self) -> bool:
+        return any(disk.nvme for disk in self.spec.disks)
+
+    def snapshots(self) -> dict[str, str]:
+        """Names of the snapshots, each ``live`` (memory too) or ``cold`` (disks only)."""
+        known = self.home / "snapshots.json"
+        return dict(json.loads(known.read_text())) if self.created and known.exists() else {}
+
+    def _remember(self, name: str, how: str) -> None:
+        (self.home / "snapshots.json").write_text(json.dumps({**self.snapshots(), name: how}))
+
+    def create(self) -> None:
+        """New disks: the root an overlay on the image, the others empty."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "snapshots.json").unlink(missing_ok=True)
+        root = self.home / "root.qcow2"
+        root.unlink(missing_ok=True)
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(self.image.disk), str(root)])
+        for disk in self.spec.disks:
+            self._blank(disk)
+
+    def _blank(self, disk: Disk) -> None:
+        path = self._path(disk)
+        path.unlink(missing_ok=True)
+        run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(disk.size)])
+
+    def _path(self, disk: Disk) -> Path:
+        return self.home / f"{disk.serial}.qcow2"
+
+    def boot(self, *, nvme: bool = True) -> None:
+        """Boot from the disks as they are."""
+        self._launch([argument for disk in self.spec.disks if disk.nvme for argument in self._nvme(disk)] if nvme else [])
+
+    def load(self, name: str) -> None:
+        """Go back to a snapshot: a live one resumes at once, a cold one boots."""
+        if self.snapshots()[name] == "cold":
+            for path in self._disks():
+                run(["qemu-img", "snapshot", "-a", name, str(path)])
+            self.boot()
+            return
+        for disk in self.spec.disks:
+            if disk.nvme:
+                self._blank(disk)
+        self._launch(["-loadvm", name])
+
+    def _launch(self, more: list[str]) -> None:
+        self.paths.run.mkdir(parents=True, exist_ok=True)
+        network.add_tap(self.paths, self.spec.name)
+        self.daemon.start([*network.inside(self.paths), *self._argv(), *more], log=self.home / "qemu.log")
+
+    def plug_nvme(self) -> None:
+        """Plug in the NVMe disks: QEMU cannot save a machine that has an NVMe controller, so the saved one has none."""
+        with Qmp(self.monitor) as monitor:
+            for disk in self.spec.disks:
+                if disk.nvme:
+                    node = {"driver": "file", "filename": str(self._path(disk))}
+                    monitor.command("blockdev-add", **{"driver": "qcow2", "node-name": disk.serial, "file": node})
+                    monitor.command("device_add", driver="nvme", drive=disk.serial, serial=disk.serial, id=f"nvme-{disk.serial}")
+
+    def _argv(self) -> list[str]:
+        spec = self.spec
+        append = (
+            "root=LABEL=labroot rw console=ttyS0 net.ifnames=0 quiet mitigations=off systemd.show_status=0 "
+            f"ip={spec.address}::{GATEWAY}:255.255.255.0:{spec.name}:eth0:off systemd.hostname={spec.name}"
+        )
+        accel = "kvm" if self.accel == "kvm" else "tcg,thread=multi"
+        mac = "52:54:00:77:00:{:02x}".format(int(spec.address.rpartition(".")[2]))
+        argv = [QEMU, "-name", spec.name, "-machine", "pc", "-accel", accel, "-cpu", "max", "-smp", "2"]
+        argv += ["-m", str(spec.memory), "-nodefaults", "-no-user-config", "-display", "none", "-rtc", "base=utc,clock=host"]
+        argv += ["-kernel", str(self.image.directory / "vmlinuz"), "-initrd", str(self.image.directory / "initrd.img"), "-append", append]
+        argv += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
+        argv += ["-chardev", f"socket,id=console,path={self.console},server=on,wait=off,logfile={self.home / 'console.log'}"]
+        argv += ["-serial", "chardev:console", "-device", "virtio-rng-pci"]
+        argv += ["-netdev", f"tap,id=lan,ifname={spec.name},script=no,downscript=no", "-device", f"virtio-net-pci,netdev=lan,mac={mac}"]
+        argv += self._drive("root", self.home / "root.qcow2", "")
+        for disk in spec.disks:
+            if not disk.nvme:
+                argv += self._drive(disk.serial, self._path(disk), f",serial={disk.serial}")
+        return argv
+
+    def _nvme(self, disk: Disk) -> list[str]:
+        drive = f"file={self._path(disk)},if=none,id={disk.serial},format=qcow2,cache=unsafe,discard=unmap"
+        return ["-drive", drive, "-device", f"nvme,drive={disk.serial},serial={disk.serial}"]
+
+    @staticmethod
+    def _drive(name: str, path: Path, more: str) -> list[str]:
+        return ["-drive", f"file={path},if=none,id={name},format=qcow2,cache=unsafe,discard=unmap", "-device", f"virtio-blk-pci,drive={name}{more}"]
+
+    def save_live(self, name: str) -> None:
+        """Keep memory and disks under a name; the machine runs on. It must not have its NVMe disks yet."""
+        with Qmp(self.monitor) as monitor:
+            monitor.human(f"savevm {name}")
+        self._remember(name, "live")
+
+    def save_cold(self, name: str) -> None:
+        """Keep the disks of the stopped machine under a name."""
+        for path in self._disks():
+            run(["qemu-img", "snapshot", "-c", name, str(path)])
+        self._remember(name, "cold")
+
+    def _disks(self) -> list[Path]:
+        return [self.home / "root.qcow2", *(self._path(disk) for disk in self.spec.disks)]
+
+    def stop(self) -> None:
+        """Flush what the guest wrote and end QEMU."""
+        self.daemon.stop(patience=10)
+        self.monitor.unlink(missing_ok=True)
+        self.console.unlink(missing_ok=True)
+
+    def cut(self) -> None:
+        """A power cut."""
+        self.daemon.kill()
+
+    def discard(self) -> None:
+        """Forget its disks."""
+        for path in self.home.glob("*"):
+            os.unlink(path)
