@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from .._errors import StackError
@@ -117,7 +118,7 @@ def _flat(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _describe(path: str, rows: dict[str, Row], busy: Callable[[str], bool]) -> BlockDevice:
     real = os.path.realpath(path)
     try:
-        found = os.stat(real)
+        found = Path(real).stat()
     except OSError:
         return BlockDevice(path=path, real=real, kind="missing")
     if stat.S_ISREG(found.st_mode):
@@ -189,7 +190,7 @@ def contents(runner: Runner, device: BlockDevice) -> list[str]:
     """What the device carries, as phrases: nothing at all is the only state that may be written to unasked."""
     found = []
     if device.partitions:
-        found.append(f"it has partitions ({', '.join(os.path.basename(each) for each in device.partitions)})")
+        found.append(f"it has partitions ({', '.join(Path(each).name for each in device.partitions)})")
     for signature in signatures(runner, device.real):
         named = f" named {signature.label}" if signature.label else ""
         found.append(_WORDS.get(signature.kind, f"it carries {signature.kind}") + named)
@@ -219,3 +220,5 @@ def clear(runner: Runner, device: BlockDevice) -> None:
         if runner.has("zpool"):  # wipefs leaves parts of a ZFS label behind by which zpool would still know the old pool
             runner.run(["zpool", "labelclear", "-f", path], ok=(0, 1))
         runner.run(["wipefs", "--all", "--force", path])
+    if runner.has("udevadm"):  # the nodes of erased partitions go away only when udev has been told
+        runner.run(["udevadm", "settle"])
