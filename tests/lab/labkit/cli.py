@@ -6,22 +6,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import socket
 import sys
 from pathlib import Path
 
+from .artifacts import prepare
+from .demo import demo
 from .lab import Lab
-from .say import LabError, say
+from .say import LabError
 from .vm import VirtualMachine
 
 
 def main(argv: list[str]) -> int:
     """Parse, act, and turn an error into one sentence on standard error."""
     arguments = _parser().parse_args(argv)
+    lab = Lab()
     try:
-        return int(arguments.act(Lab(), arguments) or 0)
+        with lab.paths.lock() if arguments.alone else contextlib.nullcontext():
+            return int(arguments.act(lab, arguments) or 0)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
@@ -33,16 +38,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests/lab/lab", description="Virtual and container machines in a network of their own.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, act: object) -> argparse.ArgumentParser:
+    def add(name: str, text: str, act: object, *, alone: bool = False) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(act=act)
+        made.set_defaults(act=act, alone=alone)
         return made
 
-    add("build", "build the machine image and the container images where they are missing", _build)
-    up = add("up", "bring the lab up, or the machines named", _up)
+    add("build", "build the machine image and the container images where they are missing", _build, alone=True)
+    up = add("up", "bring the lab up, or the machines named", _up, alone=True)
     up.add_argument("machines", nargs="*", help="default: storage1 manager1 gpu1 gpu2")
     up.add_argument("--all-vm", action="store_true", help="every machine with a kernel of its own: the reference")
-    down = add("down", "end every process of this lab", _down)
+    down = add("down", "end every process of this lab", _down, alone=True)
     down.add_argument("--discard", action="store_true", help="forget the machines' disks too")
     add("status", "what runs, where", _status)
     ssh = add("ssh", "log in to a machine, or run a command there", _ssh)
@@ -50,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     ssh.add_argument("command", nargs=argparse.REMAINDER)
     run = add("exec", "run a program inside the lab's network", _exec)
     run.add_argument("command", nargs=argparse.REMAINDER)
-    snapshot = add("snapshot", "save the lab, or put it back; 'load clean' is the lab before any role ran", _snapshot)
+    snapshot = add("snapshot", "save the lab, or put it back; 'load clean' is the lab before any role ran", _snapshot, alone=True)
     snapshot.add_argument("verb", choices=("save", "load"))
     snapshot.add_argument("name")
-    cut = add("power-cut", "end a machine without notice; 'up MACHINE' boots it again", _cut)
+    cut = add("power-cut", "end a machine without notice; 'up MACHINE' boots it again", _cut, alone=True)
     cut.add_argument("machine")
     console = add("console", "the serial console of a virtual machine, the log of a container machine; Ctrl-] leaves", _console)
     console.add_argument("machine")
@@ -63,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(lab: Lab, _: argparse.Namespace) -> None:
     lab.build()
-    from .images import build_images
-
-    build_images(lab.paths.cache, say=say)
+    prepare(lab.paths)
 
 
 def _up(lab: Lab, arguments: argparse.Namespace) -> None:
@@ -133,6 +136,4 @@ def _talk(path: Path) -> None:
 
 
 def _demo(lab: Lab, _: argparse.Namespace) -> int:
-    from .demo import demo
-
     return demo(lab)

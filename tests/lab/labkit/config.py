@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
+
+from .say import LabError
 
 LAB = Path(__file__).resolve().parent.parent
 REPO = LAB.parent.parent
@@ -85,6 +90,20 @@ class Paths:
         self.namespace = f"llmlab-{self.ident}"
         base = os.environ.get("LLM_LAB_CACHE") or str(Path.home() / ".cache" / "llm-stack-lab")
         self.cache = Path(base)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this lab alone: two commands that start or stop machines must not meet.
+
+        :raises LabError: when another command holds it.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "lock").open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise LabError("Another command is starting or stopping this lab's machines: wait until it has ended.") from error
+            yield
 
     def of(self, name: str) -> Path:
         """The directory of one machine."""

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Iterable, Sequence, Union
 
 from . import host, image, network

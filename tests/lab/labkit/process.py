@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,10 +76,9 @@ class Daemon:
         """Whether it ended within that time."""
         deadline = time.monotonic() + seconds
         while self.pid is not None:
-            try:
+            # Where this process is the parent it must collect the child, or a zombie stays.
+            with contextlib.suppress(OSError):
                 os.waitpid(self.pid or 0, os.WNOHANG)
-            except (ChildProcessError, OSError):
-                pass
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)

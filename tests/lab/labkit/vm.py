@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
+import shutil
 from pathlib import Path
 
 from . import network
@@ -136,7 +136,8 @@ class VirtualMachine:
 
     @staticmethod
     def _drive(name: str, path: Path, more: str) -> list[str]:
-        return ["-drive", f"file={path},if=none,id={name},format=qcow2,cache=unsafe,discard=unmap", "-device", f"virtio-blk-pci,drive={name}{more}"]
+        drive = f"file={path},if=none,id={name},format=qcow2,cache=unsafe,discard=unmap"
+        return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}{more}"]
 
     def save_live(self, name: str) -> None:
         """Keep memory and disks under a name; the machine runs on. It must not have its NVMe disks yet."""
@@ -165,5 +166,4 @@ class VirtualMachine:
 
     def discard(self) -> None:
         """Forget its disks."""
-        for path in self.home.glob("*"):
-            os.unlink(path)
+        shutil.rmtree(self.home, ignore_errors=True)

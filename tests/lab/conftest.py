@@ -1,0 +1,37 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab rung: one lab for the session, put back to its clean state, left down."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from labkit.artifacts import prepare
+from labkit.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The four machines, clean, with what the inventory refers to; a lab that was up before stays up."""
+    found = Lab()
+    was_up = any(machine.running for machine in found.machines())
+    found.up()
+    prepare(found.paths)
+    if was_up:
+        found.load("clean")
+    yield found
+    if not was_up:
+        found.down()
+
+
+@pytest.fixture
+def on(lab: Lab) -> Callable[..., str]:
+    """Run a command line on a machine: ``on("storage1", "zpool list")``."""
+    return lab.ssh
