@@ -41,7 +41,7 @@ class Machine:
 
     :param kind: ``vm`` has a kernel of its own, ``container`` boots natively in seconds.
     :param memory: MiB a virtual machine gets.
-    :param gpus: models of the GPUs its stand-in nvidia-smi shows.
+    :param gpus: model and memory in MiB of each GPU its stand-in nvidia-smi shows.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Machine:
     gpus: tuple[str, ...] = ()
 
 
+RTX_4090 = "NVIDIA GeForce RTX 4090, 24564"
 STORAGE_DISKS = (
     *(Disk(f"HGST{number}", 4 * GIB) for number in range(4)),
     Disk("P4610", 8 * GIB, nvme=True),
@@ -62,11 +63,11 @@ STORAGE_DISKS = (
 MACHINES = (
     Machine("storage1", f"{NETWORK}.11", "vm", memory=3072, disks=STORAGE_DISKS),
     Machine("manager1", f"{NETWORK}.21", "container"),
-    Machine("gpu1", f"{NETWORK}.31", "vm", gpus=("NVIDIA GeForce RTX 4090",)),
-    Machine("gpu2", f"{NETWORK}.32", "container", gpus=("NVIDIA GeForce RTX 4090",)),
+    Machine("gpu1", f"{NETWORK}.31", "vm", gpus=(RTX_4090,)),
+    Machine("gpu2", f"{NETWORK}.32", "container", gpus=(RTX_4090,)),
 )
 # More workers on demand: `lab up gpu3`.
-EXTRA = tuple(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=("NVIDIA GeForce RTX 4090",)) for n in range(3, 10))
+EXTRA = tuple(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=(RTX_4090,)) for n in range(3, 10))
 
 
 def machine(name: str) -> Machine:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from dataclasses import replace
 from typing import Iterable, Sequence, Union
 
@@ -135,7 +136,8 @@ class Lab:
                 found.plug_nvme()
 
     def _install_gpus(self, spec: Machine) -> None:
-        lines = "".join(f"{model}\n" for model in spec.gpus)
+        identities = [uuid.uuid5(uuid.NAMESPACE_DNS, f"{spec.name}/{number}") for number in range(len(spec.gpus))]
+        lines = "".join(f"GPU-{identity}, {model}\n" for identity, model in zip(identities, spec.gpus))
         self.ssh(spec.name, "mkdir -p /etc/llm-lab && cat > /etc/llm-lab/gpus", stdin=lines)
         self.ssh(spec.name, "cat > /usr/bin/nvidia-smi && chmod 0755 /usr/bin/nvidia-smi", stdin=NVIDIA_SMI.read_text())
 
