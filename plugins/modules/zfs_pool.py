@@ -173,7 +173,6 @@ processes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner

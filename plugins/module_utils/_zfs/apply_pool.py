@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping
 
 from .._disk.identity import declared_aliases, member_aliases
 from .._disk.probe import BlockDevice, clear, contents, probe
-from .._errors import StackError
+from .._errors import CommandFailed, StackError
 from .._plan import Plan, Step
 from .._run import Runner
 from .model import FoundPool, Pool
@@ -75,12 +75,36 @@ class PoolKeeper:
         if isinstance(data, BlockDevice):
             clear(self._runner, data)
         elif isinstance(data, CreateData):
-            self._runner.run(data.argv)
+            self._create(data)
         elif isinstance(data, SetData):
             for name, value in data.changes:
                 self._runner.run(["zpool", "set", f"{name}={value}", data.pool])
         else:
             raise StackError(f"The step {step.action} of {step.target} has no way to be carried out; please report this.")
+
+    def _create(self, data: CreateData) -> None:
+        """Create the pool, or leave its devices as blank as they were.
+
+        udev reads the partition table of a disk that ZFS has just written again, and for a moment its partitions are
+        gone; ZFS calls that an unavailable device. It is tried once more.
+        """
+        for last in (False, True):
+            try:
+                self._runner.run(data.argv)
+            except CommandFailed as error:
+                if self._want.name in read_pools(self._runner):
+                    raise StackError(f"the pool was created, but not all that follows was done: {error.stderr}") from error
+                self._blank_again()
+                if last or "currently unavailable" not in error.stderr:
+                    raise
+            else:
+                return
+
+    def _blank_again(self) -> None:
+        """Remove what a failed creation wrote: every device was blank, or named in C(wipe) and erased, before it."""
+        for device in probe(self._runner, self._want.devices).values():
+            if device.exists and contents(self._runner, device):
+                clear(self._runner, device)
 
     def report(self) -> dict[str, Any]:
         """The pool as it is now; none where it does not exist."""
