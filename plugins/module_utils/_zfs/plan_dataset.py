@@ -267,7 +267,7 @@ def _why_not(want: Dataset, what: str, value: str, now: str) -> str:
     """Why a property cannot be set; empty when it can."""
     if what in _FIXED:
         return (
-            f"Refusing to change {what} of {want.name} from {now} to {value}: ZFS fixes it when a dataset is created. Declare {what}: {now},"
+            f"Refusing to change {what} of {want.name} from {now} to {value}: ZFS fixes it when a dataset is created. Declare {now},"
             " or create a new dataset and copy the data."
         )
     if what in _REPORTED:

@@ -91,10 +91,10 @@ def plan_existing(want: Pool, have: FoundPool, *, declared: Aliases, member: Ali
             refusals.append(Refusal(want.name, _why_not(want.name, name, value, found)))
         else:
             changes.append((name, value))
-    steps = [_set_step(want.name, (change,), have) for change in changes]
+    if refusals:
+        return Plan(refusals=tuple(refusals))
     return Plan(
-        steps=tuple(steps),
-        refusals=tuple(refusals),
+        steps=tuple(_set_step(want.name, (change,), have) for change in changes),
         before={want.name: {name: have.properties[name] for name, _value in changes}} if changes else {},
         after={want.name: dict(changes)} if changes else {},
     )
