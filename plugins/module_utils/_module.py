@@ -27,16 +27,18 @@ def conclude(
     :param report: further results, read after the steps were taken.
     """
     plan = Plan()
+    acted = False
     try:
         plan = make_plan()
         plan.raise_if_refused()
         if not module.check_mode:
             plan.carry_out(do)
+            acted = plan.changed
         found = report()
     except StepFailed as error:
         module.fail_json(msg=str(error), changed=bool(error.done), plan=plan.sentences, diff=plan.diff)
     except StackError as error:
-        module.fail_json(msg=str(error), changed=False, plan=plan.sentences, diff=plan.diff)
+        module.fail_json(msg=str(error), changed=acted, plan=plan.sentences, diff=plan.diff)
     for warning in plan.warnings:
         module.warn(warning)
     module.exit_json(changed=plan.changed, plan=plan.sentences, diff=plan.diff, warnings_planned=list(plan.warnings), **found)

@@ -126,8 +126,8 @@ class SdkApi:
             self._client.update_swarm(version, swarm_spec=spec)
 
 
-def connect(socket: str = SOCKET) -> Api:
-    """Connect to the engine of this host.
+def sdk(socket: str = SOCKET) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return a ``docker.APIClient`` and the exceptions that mean the engine refused or was not reached.
 
     :raises EngineError: the SDK is missing or the engine does not answer.
     """
@@ -139,10 +139,14 @@ def connect(socket: str = SOCKET) -> Api:
     errors = (docker.errors.DockerException, requests.exceptions.RequestException)
     try:
         # Joining waits up to 20 s by itself before the engine answers.
-        client = docker.APIClient(base_url=socket, version="auto", timeout=120)
+        return docker.APIClient(base_url=socket, version="auto", timeout=120), errors
     except errors as error:
         raise EngineError(f"Docker does not answer on {socket}: {error}. See `journalctl -u docker`.") from error
-    return SdkApi(client, errors)
+
+
+def connect(socket: str = SOCKET) -> Api:
+    """Connect to the engine of this host."""
+    return SdkApi(*sdk(socket))
 
 
 Connect = Callable[[], Api]
