@@ -214,10 +214,8 @@ def _members_differ(pool: str, group: Group, absent: list[str], extra: list[str]
 
 def plan_new(want: Pool, importable: Sequence[Importable], candidates: Mapping[str, Candidate], guards: Guards) -> Plan:
     """Plan for a pool that is not imported: create it, unless something speaks against it."""
-    reasons = [*_exported(want, importable), *_cannot_create(want), *_unlike(want, guards)]
-    unfit = [_unfit(want.name, candidates[path], guards) for path in want.devices if path not in guards.pending]
-    reasons.extend(reason for reason in unfit if reason)
-    reasons.extend(_overlaps(want, candidates))
+    # An exported pool of that name is the whole answer: advice to wipe its disks would be fatal.
+    reasons = _exported(want, importable) or _why_not_create(want, candidates, guards)
     steps = [_wipe_step(each) for path, each in candidates.items() if path not in guards.pending and each.contents]
     uneven = _uneven(want, candidates)
     steps.append(_create_step(want, force=guards.allow_redundancy_mismatch or bool(uneven) or _zfs_objects(want)))
@@ -228,6 +226,11 @@ def plan_new(want: Pool, importable: Sequence[Importable], candidates: Mapping[s
         before={} if reasons else {want.name: None},
         after={} if reasons else {want.name: _shown(want)},
     )
+
+
+def _why_not_create(want: Pool, candidates: Mapping[str, Candidate], guards: Guards) -> list[str]:
+    unfit = [_unfit(want.name, candidates[path], guards) for path in want.devices if path not in guards.pending]
+    return [*_cannot_create(want), *_unlike(want, guards), *(reason for reason in unfit if reason), *_overlaps(want, candidates)]
 
 
 def _shown(want: Pool) -> dict[str, object]:

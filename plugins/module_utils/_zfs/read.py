@@ -168,16 +168,31 @@ def read_datasets(runner: Runner, names: Sequence[str], properties: Iterable[str
     for line in ended.stderr.splitlines():
         if line.strip() and "dataset does not exist" not in line:
             raise CommandFailed(tuple(argv), ended.rc, ended.stderr)
-    return {name: FoundDataset(name, values, _directory(values)) for name, values in parse_get(ended.stdout).items()}
+    style = xattr_style()
+    return {name: FoundDataset(name, values, _directory(values)) for name, values in parse_get(ended.stdout, xattr=style).items()}
 
 
-def parse_get(text: str) -> dict[str, dict[str, Value]]:
-    """Read ``zfs get -H -o name,property,value,source``; the value of a user's property may span lines."""
+def xattr_style(path: str = "/sys/module/zfs/version") -> str:
+    """What C(xattr=on) stands for in the output: ``dir`` before ZFS 2.3, ``sa`` since (openzfs #17171)."""
+    try:
+        version = re.match(r"(\d+)\.(\d+)", Path(path).read_text(encoding="ascii"))
+    except OSError:
+        return "sa"
+    return "dir" if version and (int(version.group(1)), int(version.group(2))) < (2, 3) else "sa"
+
+
+def parse_get(text: str, *, xattr: str = "sa") -> dict[str, dict[str, Value]]:
+    """Read ``zfs get -H -o name,property,value,source``; the value of a user's property may span lines.
+
+    :param xattr: what C(xattr=on) stands for on this version.
+    """
     found: dict[str, dict[str, Value]] = {}
     for line in re.split(r"\n(?=[^\t\n]+\t[^\t\n]+\t)", text.rstrip("\n")):
         parts = line.split("\t")
         if len(parts) >= 4:
-            found.setdefault(parts[0], {})[parts[1]] = Value("\t".join(parts[2:-1]), parts[-1])
+            value = "\t".join(parts[2:-1])
+            plain = xattr if (parts[1], value) == ("xattr", "on") else value
+            found.setdefault(parts[0], {})[parts[1]] = Value(plain, parts[-1])
     return found
 
 

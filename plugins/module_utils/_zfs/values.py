@@ -23,8 +23,7 @@ _SPELLINGS: dict[tuple[str, str], frozenset[str]] = {
     ("compression", "zstd-3"): frozenset({"zstd"}),
     ("encryption", "on"): frozenset({"aes-256-gcm", "aes-256-ccm"}),
     ("volmode", "full"): frozenset({"geom"}),
-    ("xattr", "dir"): frozenset({"on"}),
-    ("xattr", "on"): frozenset({"sa"}),
+    ("xattr", "on"): frozenset({"dir", "sa"}),
 }
 
 
