@@ -25,7 +25,7 @@ attributes:
     support: full
   platform:
     description: Platforms the module is tested on.
-    platforms: Debian 12, Debian 13, Ubuntu 24.04
+    platforms: debian
     support: full
 options:
   disks:
@@ -60,7 +60,7 @@ options:
     elements: path
     default: []
 author:
-  - The selfhosted.llm_stack maintainers (@selfhosted)
+  - The selfhosted.llm_stack contributors (@selfhosted)
 """
 
 EXAMPLES = r"""
@@ -90,18 +90,18 @@ plan:
   sample: ["partition /dev/disk/by-id/nvme-INTEL_SSDPE2KE016T8_PHLN1234 into log (8GiB), special (rest)"]
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions import parse_disks  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_apply import Applier  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_plan import plan  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_read import read_state  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner  # noqa: E402
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions import parse_disks
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_apply import Applier
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_plan import plan
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_read import read_state
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner
 
 
 def make_plan(module: AnsibleModule, runner: Runner) -> Plan:

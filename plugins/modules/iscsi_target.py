@@ -26,7 +26,7 @@ attributes:
     support: full
   platform:
     description: Platforms the module is tested on.
-    platforms: Debian 12, Debian 13, Ubuntu 24.04
+    platforms: debian
     support: full
 options:
   targets:
@@ -120,15 +120,14 @@ options:
   pending:
     description:
       - Devices that an earlier task of the same run will create. In check mode they are accepted although they are missing.
-      - Missing devices below C(/dev/zvol) are accepted in check mode even when not listed, with a warning.
+      - By default missing devices below C(/dev/zvol) are accepted in check mode, with a warning.
     type: list
     elements: path
-    default: []
   save_file:
     description: File the configuration is saved to. By default the one that the distribution's boot service restores.
     type: path
 author:
-  - The selfhosted.llm_stack maintainers (@selfhosted)
+  - The selfhosted.llm_stack contributors (@selfhosted)
 """
 
 EXAMPLES = r"""
@@ -168,15 +167,15 @@ serials:
   sample: {"disk0": "5ab0a4a1-2d4d-5b3e-9f7e-2b7a1f0d3c11"}
 """
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.apply import Applier  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.model import Guards, State, WantedTarget  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.options import parse_targets  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.plan import plan  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.read import (  # noqa: E402
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.apply import Applier
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.model import Guards, State, WantedTarget
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.options import parse_targets
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.plan import plan
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.read import (
     default_save_file,
     load_rtslib,
     open_root,
@@ -185,8 +184,8 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.read i
     read_saved,
     read_state,
 )
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude  # noqa: E402
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan, Step  # noqa: E402
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan, Step
 
 
 class Session:
@@ -207,7 +206,12 @@ class Session:
     def make_plan(self) -> Plan:
         self.wanted = parse_targets(self.module.params["targets"])
         self.root = open_root(self.rtslib, save_file=self.save_file, check_mode=self.module.check_mode)
-        guards = Guards(check_mode=self.module.check_mode, pending=tuple(self.module.params["pending"]), save_file=self.save_file)
+        pending = self.module.params["pending"]
+        guards = Guards(
+            check_mode=self.module.check_mode,
+            pending=None if pending is None else tuple(pending),
+            save_file=self.save_file,
+        )
         return plan(self.read(), self.wanted, guards)
 
     def do(self, step: Step) -> None:
@@ -250,7 +254,7 @@ def argument_spec() -> dict[str, Any]:
     }
     return {
         "targets": {"type": "list", "elements": "dict", "required": True, "options": target},
-        "pending": {"type": "list", "elements": "path", "default": []},
+        "pending": {"type": "list", "elements": "path"},
         "save_file": {"type": "path"},
     }
 

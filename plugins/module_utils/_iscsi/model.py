@@ -154,10 +154,10 @@ class Guards:
     """What the planner may accept.
 
     :param check_mode: nothing will be done, so a volume an earlier task would create may be missing.
-    :param pending: devices an earlier task of this run will create.
+    :param pending: devices an earlier task of this run will create; None when nothing is known about them.
     :param save_file: where the configuration is saved.
     """
 
     check_mode: bool = False
-    pending: tuple[str, ...] = ()
+    pending: tuple[str, ...] | None = None
     save_file: str = ""

@@ -142,9 +142,10 @@ class _Planner:
         return {store.name: self.state.real.get(store.device, "") for store in self.state.backstores}
 
     def may_be_missing(self, path: str, where: str) -> bool:
-        if self.guards.check_mode and (path in self.guards.pending or path.startswith("/dev/zvol/")):
-            if path not in self.guards.pending:
-                self.warnings.append(f"{path}, declared for {where}, does not exist yet; an earlier task has to create it.")
+        if self.guards.check_mode and path in (self.guards.pending or ()):
+            return True
+        if self.guards.check_mode and self.guards.pending is None and path.startswith("/dev/zvol/"):
+            self.warnings.append(f"{path}, declared for {where}, does not exist yet; an earlier task has to create it.")
             return True
         self.refuse(path, f"{path}, declared for {where}, does not exist. Create the volume first, or correct the path.")
         return False
