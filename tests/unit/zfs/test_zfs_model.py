@@ -1,0 +1,133 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Values, names and declarations: what counts as the same, and what is refused before anything is asked of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs import model, values
+
+SAME = [
+    ("recordsize", "1M", "1048576"),
+    ("recordsize", "128KiB", "131072"),
+    ("recordsize", "1048576", "1048576"),
+    ("quota", "none", "0"),
+    ("quota", "0", "0"),
+    ("quota", "1.5G", "1610612736"),
+    ("reservation", "0", "none"),
+    ("snapshot_limit", "none", "18446744073709551615"),
+    ("snapshot_limit", "none", "none"),
+    ("userquota@bob", "10M", "10485760"),
+    ("comment", "none", "-"),
+    ("comment", "", "-"),
+    ("encryption", "on", "aes-256-gcm"),
+    ("acltype", "posixacl", "posix"),
+    ("acltype", "noacl", "off"),
+    ("compression", "zstd-3", "zstd"),
+    ("compression", "gzip-6", "gzip"),
+    ("xattr", "on", "sa"),
+    ("xattr", "on", "dir"),
+    ("mountpoint", "/srv/", "/srv"),
+    ("feature@zstd_compress", "enabled", "active"),
+]
+DIFFERENT = [
+    ("recordsize", "1M", "131072"),
+    ("quota", "none", "1048576"),
+    ("quota", "1G", "0"),
+    ("xattr", "sa", "dir"),
+    ("compression", "lz4", "on"),
+    ("org.x:size", "1K", "1024"),
+    ("org.x:size", "none", "0"),
+    ("atime", "off", "on"),
+    ("mountpoint", "/", "none"),
+    ("mountpoint", "none", "/srv"),
+    ("feature@zstd_compress", "enabled", "disabled"),
+]
+
+
+@pytest.mark.parametrize(("name", "want", "have"), SAME)
+def test_same(name: str, want: Any, have: Any) -> None:
+    assert values.same(name, want, have)
+
+
+@pytest.mark.parametrize(("name", "want", "have"), DIFFERENT)
+def test_different(name: str, want: Any, have: Any) -> None:
+    assert not values.same(name, want, have)
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "on"), (False, "off"), (12, "12"), ("1M", "1M"), (" lz4 ", "lz4")])
+def test_yaml_values(value: Any, text: str) -> None:
+    assert values.as_text("x", value) == text
+
+
+@pytest.mark.parametrize(("size", "text"), [(100 << 30, "100 GiB"), (1536 << 20, "1536 MiB"), (1000, "1000 bytes"), (0, "0 bytes")])
+def test_sizes_for_people(size: int, text: str) -> None:
+    assert values.show_size(size) == text
+
+
+def pool(name: str = "llm", **vdev: Any) -> Any:
+    entry = {"type": "mirror", "devices": ["/dev/a", "/dev/b"], **vdev}
+    return model.declare_pool(name, vdevs=[entry], properties={}, filesystem_properties={})
+
+
+BAD_POOLS = [
+    ({"name": "1st"}, "The pool name '1st' is not one ZFS accepts"),
+    ({"name": "mirrored"}, "The pool name 'mirrored' is not one ZFS accepts"),
+    ({"class": "special"}, "Pool llm has no data vdev"),
+    ({"class": "slog"}, "the class 'slog' is not one of data, special, dedup, log, cache, spare"),
+    ({"type": "raid5"}, "the type 'raid5' is not one of stripe, mirror, raidz1"),
+    ({"devices": []}, "names no devices"),
+    ({"devices": ["/dev/a"]}, "a mirror takes at least 2 devices, 1 given: /dev/a"),
+    ({"devices": ["/dev/a", "/dev/a"]}, "/dev/a is listed twice under vdevs"),
+    ({"devices": ["sda", "sdb"]}, "'sda' is not an absolute path: name devices like /dev/disk/by-id/"),
+    ({"class": "cache"}, "a cache vdev has no redundancy of its own: leave out the type mirror"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), BAD_POOLS)
+def test_bad_pools(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        pool(**change)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("raidz", "raidz1"), ("draid:2d:5c", "draid1:2d:5c"), ("raidz2", "raidz2")])
+def test_kinds_have_one_form(kind: str, plain: str) -> None:
+    devices = [f"/dev/{letter}" for letter in "abcde"]
+    assert pool(type=kind, devices=devices).vdevs[0].kind == plain
+
+
+def test_a_stripe_is_a_group_a_device() -> None:
+    assert [vdev.devices for vdev in pool(type="stripe").vdevs] == [("/dev/a",), ("/dev/b",)]
+
+
+BAD_DATASETS = [
+    ({"name": "/llm"}, "The dataset name '/llm' is not one ZFS accepts"),
+    ({"name": "llm/a@b"}, "The dataset name 'llm/a@b' is not one ZFS accepts"),
+    ({"type": "volume"}, "Volume llm/a needs a volsize like 100G, not nothing"),
+    ({"type": "volume", "volsize": "big"}, "Volume llm/a needs a volsize like 100G, not big"),
+    ({"volsize": "1G"}, "File system llm/a has a volsize: give it type volume"),
+    ({"type": "volume", "volsize": "1G", "mountpoint_owner": "root"}, "Volume llm/a has no mountpoint"),
+    ({"mountpoint_mode": "rwx"}, "mountpoint_mode 'rwx' is not an octal mode: write it quoted"),
+    ({"mountpoint_mode": "488"}, "mountpoint_mode '488' is not an octal mode"),
+    ({"properties": {"a b": "1"}}, "'a b' is not the name of a ZFS property"),
+    ({"properties": {"quota": [1]}}, "The property quota has the value [1]: give it one line of text"),
+    ({"properties": {"encryption": True, "keyformat": "passphrase"}}, "keylocation=prompt would wait for a person"),
+    ({"properties": {"keylocation": "prompt"}}, "keylocation=prompt would wait for a person"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), BAD_DATASETS)
+def test_bad_datasets(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        model.declare_dataset({"name": "llm/a", **change})
+    assert text in str(caught.value)
+
+
+def test_volsize_may_stand_among_the_properties() -> None:
+    dataset = model.declare_dataset({"name": "llm/a", "type": "volume", "properties": {"volsize": "1G"}})
+    assert (dataset.volsize, dict(dataset.properties)) == (1 << 30, {})
