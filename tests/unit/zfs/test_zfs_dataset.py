@@ -199,8 +199,8 @@ REFUSALS = [
     (
         vol(properties={"volblocksize": "32K"}),
         (
-            "Refusing to change volblocksize of p/vol from 16384 to 32K: ZFS fixes it when a dataset is created. Declare 16384, or create a new"
-            " dataset and copy the data."
+            "Refusing to change volblocksize of p/vol from 16384 to 32K: ZFS fixes it when a dataset is created. Declare 16384, or create a"
+            " new dataset and copy the data."
         ),
     ),
     ({"name": "p/a", "properties": {"encryption": True}}, "Refusing to change encryption of p/a from off to on: ZFS fixes it"),

@@ -95,15 +95,15 @@ DIFFERENT_LAYOUT = [
     (
         [*LLM, {"class": "cache", "devices": ["/dev/loop1"]}],
         (
-            "Refusing to add the declared cache disk /dev/loop1 to pool llm: this module creates pools and does not extend them yet. Check it"
-            " with `zpool add -n llm cache /dev/loop1`"
+            "Refusing to add the declared cache disk /dev/loop1 to pool llm: this module creates pools and does not extend them yet. Check"
+            " it with `zpool add -n llm cache /dev/loop1`"
         ),
     ),
     (
         LLM[:3] + LLM[4:],
         (
-            "Refusing to remove cache disk /dev/loop0 from pool llm: it is in the pool but not declared, and what is missing from the variables"
-            " is never removed."
+            "Refusing to remove cache disk /dev/loop0 from pool llm: it is in the pool but not declared, and what is missing from the"
+            " variables is never removed."
         ),
     ),
     (
@@ -113,8 +113,8 @@ DIFFERENT_LAYOUT = [
     (
         [{"type": "mirror", "devices": [LLM[0]["devices"][0], "/dev/x"]}, *LLM[1:]],
         (
-            "Refusing to exchange /dev/disk/by-id/virtio-SPARE1-part1 for /dev/x in mirror-0 of pool llm: this module does not replace disks"
-            " yet. Run `zpool replace llm /dev/disk/by-id/virtio-SPARE1-part1 /dev/x`"
+            "Refusing to exchange /dev/disk/by-id/virtio-SPARE1-part1 for /dev/x in mirror-0 of pool llm: this module does not replace"
+            " disks yet. Run `zpool replace llm /dev/disk/by-id/virtio-SPARE1-part1 /dev/x`"
         ),
     ),
     (
@@ -233,8 +233,8 @@ UNFIT = [
     (
         {"b": {"mountpoints": ("/srv",)}},
         (
-            "Refusing to take /dev/b into pool llm: it is mounted on /srv. Stop what uses it, or name another device under vdevs; wipe does not"
-            " override this."
+            "Refusing to take /dev/b into pool llm: it is mounted on /srv. Stop what uses it, or name another device under vdevs; wipe does"
+            " not override this."
         ),
     ),
     ({"b": {"holders": ("/dev/md0",)}}, "it is held by /dev/md0. Stop what uses it"),
@@ -243,8 +243,8 @@ UNFIT = [
     (
         {"b": {"contents": ("it carries a ZFS pool named old",)}},
         (
-            "Refusing to take /dev/b into pool llm: it carries a ZFS pool named old, which would be lost. Name another device under vdevs or,"
-            " if nothing on it is needed, add /dev/b to wipe."
+            "Refusing to take /dev/b into pool llm: it carries a ZFS pool named old, which would be lost. Name another device under vdevs"
+            " or, if nothing on it is needed, add /dev/b to wipe."
         ),
     ),
     ({"b": {"real": "/dev/a"}}, "Pool llm: /dev/a and /dev/b are the same device: list it once under vdevs."),
@@ -272,8 +272,8 @@ def test_an_exported_pool_is_never_created_anew_and_is_the_only_reason_given() -
     plan = plan_create(a=dirty, b=dict(dirty), importable=[model.Importable("llm", "42")], guards=guards)
     assert [refusal.reason for refusal in plan.refusals] == [
         (
-            "Refusing to create pool llm: a pool of that name (id 42) lies exported on attached disks, and creating it anew could destroy it."
-            " Import it with `zpool import 42` and run again, or choose another name."
+            "Refusing to create pool llm: a pool of that name (id 42) lies exported on attached disks, and creating it anew could destroy"
+            " it. Import it with `zpool import 42` and run again, or choose another name."
         )
     ]
     assert not plan.changed
