@@ -54,6 +54,7 @@ _COREUTILS = (
     "rm",
     "sleep",
     "sort",
+    "stat",
     "tail",
     "touch",
     "tr",

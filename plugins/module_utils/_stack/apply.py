@@ -1,0 +1,111 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries a plan out with the docker command, and waits until the services run."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Callable
+
+from .._errors import StackError
+from .._plan import Step
+from .._run import Runner
+from .model import LABEL, Item, Running, Wanted
+from .read import read_running
+
+
+def compose_text(wanted: Wanted) -> str:
+    """The compose file, with configs and secrets under their full names; JSON is YAML, and no value is interpolated."""
+    whole = dict(wanted.compose)
+    whole.setdefault("version", "3.9")
+    for kind in ("config", "secret"):
+        ours = {item.name: {"external": True, "name": item.full_name(wanted.stack)} for item in wanted.items if item.kind == kind}
+        if ours:
+            whole[f"{kind}s"] = ours
+    return json.dumps(_literal(whole), sort_keys=True)
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value
+
+
+class Applier:
+    """Takes the steps of a plan.
+
+    :param registry_auth: whether nodes get the credentials this machine uses for the images' registries.
+    """
+
+    def __init__(self, runner: Runner, wanted: Wanted, *, registry_auth: bool) -> None:
+        self._runner = runner
+        self._wanted = wanted
+        self._registry_auth = registry_auth
+
+    def do(self, step: Step) -> None:
+        """Take one step."""
+        verb, _, kind = step.action.partition("_")
+        if verb == "create":
+            self._create(step.data)
+        elif verb == "deploy":
+            self._deploy()
+        else:
+            self._runner.run(("docker", kind, "rm", step.target))
+
+    def _create(self, item: Item) -> None:
+        name = item.full_name(self._wanted.stack)
+        argv = ("docker", item.kind, "create", "--label", f"{LABEL}={self._wanted.stack}", name, "-")
+        self._runner.run(argv, stdin=item.content or "")
+
+    def _deploy(self) -> None:
+        argv = ["docker", "stack", "deploy", "--compose-file", "-"]
+        if self._registry_auth:
+            argv.append("--with-registry-auth")
+        self._runner.run((*argv, self._wanted.stack), stdin=compose_text(self._wanted))
+
+
+def wait_until_settled(
+    runner: Runner,
+    stack: str,
+    *,
+    seconds: float,
+    deployed: bool,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Running, ...]:
+    """Wait until every service of the stack runs as often as it should.
+
+    :param deployed: services were just changed; a state then counts only when it was seen twice, because an update begins late.
+    :raises StackError: it took longer than ``seconds``, or an update was given up; with what the tasks say.
+    """
+    end = clock() + seconds
+    calm = 0
+    while True:
+        services = read_running(runner, stack)
+        calm = calm + 1 if all(service.settled for service in services) else 0
+        if calm > (1 if deployed else 0):
+            return services
+        given_up = [service for service in services if service.update in ("paused", "rollback_paused")]
+        if given_up or clock() >= end:
+            raise StackError(_complaint(stack, services, seconds))
+        sleep(2)
+
+
+def _complaint(stack: str, services: tuple[Running, ...], seconds: float) -> str:
+    lines = []
+    for service in services:
+        if service.settled:
+            continue
+        update = f", update {service.update}" if service.update in ("updating", "paused", "rollback_started", "rollback_paused") else ""
+        tasks = [
+            f"{task.name} on {task.node or 'no node'} is {task.state}" + (f": {task.error}" if task.error else "") for task in service.tasks
+        ]
+        lines.append(f"{service.name} runs {service.running} of {service.wanted}{update} ({'; '.join(tasks) or 'no task yet'})")
+    return (
+        f"Stack {stack} is deployed, but not all of it runs after {seconds:.0f} s: {'; '.join(lines)}. "
+        "Correct what the tasks say (`docker service logs NAME` has more) and run again."
+    )
