@@ -188,24 +188,28 @@ def signatures(runner: Runner, path: str) -> tuple[Signature, ...]:
 
 def contents(runner: Runner, device: BlockDevice) -> list[str]:
     """What the device carries, as phrases: nothing at all is the only state that may be written to unasked."""
-    found = []
+    found = [_phrase("it", signature) for signature in signatures(runner, device.real)]
+    for part in device.partitions:
+        found.extend(_phrase(Path(part).name, signature) for signature in signatures(runner, part))
     if device.partitions:
-        found.append(f"it has partitions ({', '.join(Path(each).name for each in device.partitions)})")
-    for signature in signatures(runner, device.real):
-        named = f" named {signature.label}" if signature.label else ""
-        found.append(_WORDS.get(signature.kind, f"it carries {signature.kind}") + named)
+        found.insert(0, f"it has partitions ({', '.join(Path(each).name for each in device.partitions)})")
     return list(dict.fromkeys(found))
 
 
+def _phrase(subject: str, signature: Signature) -> str:
+    named = f" named {signature.label}" if signature.label else ""
+    return f"{subject} {_WORDS.get(signature.kind, f'carries {signature.kind}')}{named}"
+
+
 _WORDS = {
-    "PMBR": "it has a partition table (gpt)",
-    "gpt": "it has a partition table (gpt)",
-    "dos": "it has a partition table (dos)",
-    "zfs_member": "it carries a ZFS pool",
-    "LVM2_member": "it is an LVM physical volume",
-    "linux_raid_member": "it is a member of a RAID array",
-    "crypto_LUKS": "it is a LUKS container",
-    "swap": "it is swap space",
+    "PMBR": "has a partition table (gpt)",
+    "gpt": "has a partition table (gpt)",
+    "dos": "has a partition table (dos)",
+    "zfs_member": "carries a ZFS pool",
+    "LVM2_member": "is an LVM physical volume",
+    "linux_raid_member": "is a member of a RAID array",
+    "crypto_LUKS": "is a LUKS container",
+    "swap": "is swap space",
 }
 
 

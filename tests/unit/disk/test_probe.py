@@ -128,7 +128,8 @@ def test_contents(kinds: Any, phrases: list[str]) -> None:
 
 
 def test_partitions_count_as_contents() -> None:
-    assert probe.contents(Answers({"wipefs --json": (0, "", "")}), described("/dev/sdb")) == ["it has partitions (sdb1)"]
+    answers = {"wipefs --json": (0, "", ""), "wipefs --json /dev/sdb1": wipefs(("zfs_member", "old"), ("zfs_member", "old"))}
+    assert probe.contents(Answers(answers), described("/dev/sdb")) == ["it has partitions (sdb1)", "sdb1 carries a ZFS pool named old"]
 
 
 def test_what_is_in_use_is_never_erased() -> None:
