@@ -12,6 +12,7 @@ import re
 import stat
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from ._errors import BadInput, StackError
@@ -67,7 +68,7 @@ def parse_files(options: Iterable[Mapping[str, Any]]) -> tuple[WantedFile, ...]:
 
 def _wanted(option: Mapping[str, Any]) -> WantedFile:
     path = option["path"]
-    if not os.path.isabs(path):
+    if not Path(path).is_absolute():
         raise BadInput(f"The path {path!r} in files is relative. Write it from the root.")
     if (option.get("content") is None) == (option.get("secret_content") is None):
         raise BadInput(f"The file {path} needs exactly one of content and secret_content.")
@@ -91,11 +92,10 @@ def read_file(path: str) -> FoundFile:
     :raises StackError: when something other than a file is there, or it cannot be read.
     """
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise StackError(f"{path} is no regular file. Move it away, so that the file can be written.")
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            content = file.read()
+        content = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return FoundFile()
     except OSError as error:
@@ -149,33 +149,33 @@ def apply(step: Step) -> None:
     want: WantedFile = step.data
     try:
         if want.in_place:
-            with open(want.path, "w", encoding="utf-8") as file:
-                file.write(want.content)
+            Path(want.path).write_text(want.content, encoding="utf-8")
         elif step.action == "write":
             _replace(want)
         else:
-            _protect(want.path, want)
+            _protect(Path(want.path), want)
     except (OSError, KeyError) as error:
         raise StackError(f"{want.path}: {error}. Check that its folder is writable and that {want.owner} and {want.group} exist") from error
 
 
 def _replace(want: WantedFile) -> None:
     """Write beside the file and move over it: readers see the old content or the new one."""
-    folder = os.path.dirname(want.path)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".llm-stack.")
+    target = Path(want.path)
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".llm-stack.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(want.content)
             file.flush()
             os.fsync(file.fileno())
         _protect(temporary, want)
-        os.replace(temporary, want.path)
+        temporary.replace(target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
 
 
-def _protect(path: str, want: WantedFile) -> None:
+def _protect(path: Path, want: WantedFile) -> None:
     os.chown(path, pwd.getpwnam(want.owner).pw_uid, grp.getgrnam(want.group).gr_gid)
-    os.chmod(path, want.mode)
+    path.chmod(want.mode)

@@ -11,7 +11,8 @@ import os
 import re
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Iterable, Mapping
 
 from ._errors import BadInput, StackError
 from ._plan import Plan, Refusal, Step
@@ -92,27 +93,28 @@ def parse_models(options: Iterable[Mapping[str, Any]]) -> tuple[Model, ...]:
 
 def read_state(path: str, *, models: Iterable[Model], memory: Memory, mounts: str) -> State:
     """Look at the files; only one that is new or was touched since it was last read is read whole."""
-    files = {model.file: read_model(os.path.join(path, model.file), memory) for model in models}
-    return State(files=files, manifest=_read_json(os.path.join(path, MANIFEST)), memory=memory, filesystem=filesystem_of(path, mounts))
+    folder = Path(path)
+    files = {model.file: read_model(folder / model.file, memory) for model in models}
+    return State(files=files, manifest=_read_json(folder / MANIFEST), memory=memory, filesystem=filesystem_of(folder, mounts))
 
 
-def read_model(path: str, memory: Memory) -> Found:
+def read_model(path: Path, memory: Memory) -> Found:
     """Return what is known of one file; its checksum from memory where the file looks as it did."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return Found()
     look = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-    known = memory.get(path, {})
+    known = memory.get(str(path), {})
     if tuple(known.get("look", ())) == look:
         return Found(found.st_size, str(known["sha256"]), look)
     return Found(found.st_size, _checksum(path), look)
 
 
-def _checksum(path: str) -> str:
+def _checksum(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             for block in iter(lambda: file.read(_BLOCK), b""):
                 digest.update(block)
     except OSError as error:
@@ -120,28 +122,27 @@ def _checksum(path: str) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: str) -> Any:
+def _read_json(path: Path) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
 def read_memory(path: str) -> Memory:
     """Return the remembered checksums; none at all costs time and nothing else."""
-    found = _read_json(path)
+    found = _read_json(Path(path))
     return found if isinstance(found, dict) else {}
 
 
-def filesystem_of(path: str, mounts: str) -> str:
+def filesystem_of(path: Path, mounts: str) -> str:
     """Return the type of the file system that holds a path, or empty when the path does not exist.
 
     :param mounts: the text of /proc/self/mounts.
     """
-    if not os.path.isdir(path):
+    if not path.is_dir():
         return ""
-    real = os.path.realpath(path).rstrip("/") + "/"
+    real = f"{path.resolve()}".rstrip("/") + "/"
     best, kind = "", ""
     for line in mounts.splitlines():
         point, found = line.split()[1:3]
@@ -164,10 +165,11 @@ def manifest(state: State, models: Iterable[Model]) -> dict[str, Any]:
 
 def remember(state: State, path: str) -> dict[str, Any]:
     """Return the checksums to remember, with those of other folders kept."""
-    kept = {file: dict(entry) for file, entry in state.memory.items() if os.path.dirname(file) != path.rstrip("/")}
+    folder = Path(path)
+    kept = {file: dict(entry) for file, entry in state.memory.items() if Path(file).parent != folder}
     for name, found in state.files.items():
         if found.sha256:
-            kept[os.path.join(path.rstrip("/"), name)] = {"sha256": found.sha256, "look": list(found.look)}
+            kept[str(folder / name)] = {"sha256": found.sha256, "look": list(found.look)}
     return kept
 
 
@@ -215,24 +217,24 @@ def _incomplete(state: State, model: Model, path: str) -> Refusal:
     return Refusal(model.name, f"wrong sha256 for model {model.name}: declared {model.sha256}, {has} at {path}/{model.file}.")
 
 
-def write_json(path: str, value: Any, *, mode: int, make_folder: Callable[..., None] = os.makedirs) -> None:
+def write_json(path: Path, value: Any, *, mode: int) -> None:
     """Replace a file at once.
 
     :raises StackError: when the system refuses it.
     """
-    folder = os.path.dirname(path)
-    temporary = ""
+    temporary = None
     try:
-        make_folder(folder, mode=0o755, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".llm-stack.")
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".llm-stack.")
+        temporary = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=2, sort_keys=True)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        temporary.chmod(mode)
+        temporary.replace(path)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise StackError(f"{path} cannot be written: {error.strerror}. Check that {folder} is writable and has space") from error
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        raise StackError(f"{path} cannot be written: {error.strerror}. Check that {path.parent} is writable and has space") from error

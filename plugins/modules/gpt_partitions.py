@@ -93,7 +93,6 @@ plan:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions import parse_disks
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_apply import Applier
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.partitions_plan import plan

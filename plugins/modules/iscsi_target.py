@@ -170,7 +170,6 @@ serials:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.apply import Applier
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.model import Guards, State, WantedTarget
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.options import parse_targets

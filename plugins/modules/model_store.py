@@ -92,6 +92,7 @@ plan:
   sample: ["write /llm/models/manifest.json"]
 """
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -112,8 +113,7 @@ class Session:
     def make_plan(self) -> Plan:
         path = self.options["path"]
         self.models = store.parse_models(self.options["models"])
-        with open("/proc/self/mounts", encoding="utf-8") as file:
-            mounts = file.read()
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
         memory = store.read_memory(self.options["memory"])
         self.state = store.read_state(path, models=self.models, memory=memory, mounts=mounts)
         guards = store.Guards(
@@ -126,9 +126,9 @@ class Session:
 
     def do(self, step: Step) -> None:
         if step.action == "list":
-            store.write_json(f"{self.options['path']}/{store.MANIFEST}", step.data, mode=0o644)
+            store.write_json(Path(self.options["path"]) / store.MANIFEST, step.data, mode=0o644)
         else:
-            store.write_json(self.options["memory"], store.remember(self.state, self.options["path"]), mode=0o600)
+            store.write_json(Path(self.options["memory"]), store.remember(self.state, self.options["path"]), mode=0o600)
 
     def report(self) -> dict[str, Any]:
         return {"missing": store.missing(self.state, self.models)}

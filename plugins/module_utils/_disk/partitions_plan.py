@@ -76,8 +76,10 @@ def _refusal(found: Disk, want: WantedDisk, *, may_wipe: bool) -> str:
 
 
 def _carried(found: Disk) -> list[str]:
-    table = ["it has a partition table that cannot be read"] if found.table and found.table.kind == "unreadable" else []
-    return list(found.contents) + table or (["it has a partition table"] if found.table else [])
+    """What would be lost: the table always counts, even where no other signature was found."""
+    if found.table and found.table.kind == "unreadable":
+        return [*found.contents, "it has a partition table that cannot be read"]
+    return list(found.contents) or (["it has a partition table"] if found.table else [])
 
 
 def _differs(found: Disk, want: WantedDisk) -> str:

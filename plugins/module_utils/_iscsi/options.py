@@ -118,8 +118,8 @@ def _check_pair(userid: str, password: str, whose: str, prefix: str) -> None:
         raise BadInput(f"The {whose} has only one of {prefix}userid and {prefix}password. Give both or neither.")
     if password and len(password) < _SHORTEST_PASSWORD:
         raise BadInput(f"The {prefix}password of {whose} is shorter than {_SHORTEST_PASSWORD} characters. Choose a longer one.")
-    for secret, name in ((userid, "userid"), (password, "password")):
-        if secret != secret.strip() or secret == "NULL" or len(secret) > _LONGEST_SECRET:
+    for value, name in ((userid, "userid"), (password, "password")):
+        if value != value.strip() or value == "NULL" or len(value) > _LONGEST_SECRET:
             raise BadInput(
                 f"The {prefix}{name} of {whose} cannot be used: the kernel takes at most {_LONGEST_SECRET} characters, "
                 "no blanks at the ends, and not the word NULL."

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from .._disk.probe import is_busy
@@ -40,7 +41,7 @@ def default_save_file(rtslib: Any) -> str:
 
 def open_root(rtslib: Any, *, save_file: str, check_mode: bool) -> Any:
     """Return rtslib's root, or None in check mode where nothing is loaded: looking must not load kernel modules."""
-    if check_mode and (rtslib is None or not os.path.isdir(CONFIGFS)):
+    if check_mode and (rtslib is None or not Path(CONFIGFS).is_dir()):
         return None
     if rtslib is None:
         raise StackError(
@@ -49,7 +50,7 @@ def open_root(rtslib: Any, *, save_file: str, check_mode: bool) -> Any:
         )
     try:
         if not check_mode:
-            os.makedirs(os.path.dirname(save_file), mode=0o755, exist_ok=True)
+            Path(save_file).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         return rtslib.RTSRoot()
     except (rtslib.RTSLibError, OSError) as error:
         raise StackError(
@@ -77,8 +78,7 @@ def read_dump(rtslib: Any, root: Any) -> Dump:
 def read_saved(path: str) -> Dump | None:
     """Return what the boot service would restore, or None when nothing was ever saved."""
     try:
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -91,7 +91,7 @@ def read_saved(path: str) -> Dump | None:
 def read_device(path: str) -> Device:
     """Look at one device without touching what is on it."""
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except OSError:
         return Device(path, exists=False)
     if not stat.S_ISBLK(mode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from pathlib import Path
 from typing import Any, Iterable
 
 from .model import Dump
@@ -35,17 +36,18 @@ def same(left: Dump | None, right: Dump) -> bool:
 
 def write_saved(path: str, config: Dump) -> None:
     """Replace the file at once; it holds passwords, so only root may read it."""
-    folder = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".saveconfig.")
+    folder = Path(path).parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".saveconfig.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(config, file, sort_keys=True, indent=2)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
