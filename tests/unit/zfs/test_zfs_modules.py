@@ -1,0 +1,76 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules as Ansible runs them: their documented examples, and their answer to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.selfhosted.llm_stack.plugins.modules import zfs_dataset, zfs_pool
+
+COLLECTIONS = Path(__file__).resolve().parents[3] / "build" / "collections"
+EXAMPLES = [(module.__name__.rsplit(".", 1)[-1], task) for module in (zfs_pool, zfs_dataset) for task in yaml.safe_load(module.EXAMPLES)]
+
+
+def run(name: str, options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Run a module in check mode on a machine without ZFS."""
+    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": True, "_ansible_diff": True}})
+    ended = subprocess.run(
+        [sys.executable, "-m", f"ansible_collections.selfhosted.llm_stack.plugins.modules.{name}"],
+        input=arguments,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(COLLECTIONS), *sys.path])},
+    )
+    return json.loads(ended.stdout)
+
+
+@pytest.fixture
+def without_zfs() -> None:
+    """The examples name pools and disks that a machine with ZFS would look for."""
+    if any(Path(folder, "zpool").exists() for folder in ("/usr/sbin", "/sbin", "/usr/local/sbin")):
+        pytest.skip("ZFS is installed here: the lab runs these modules on real pools")
+
+
+@pytest.mark.usefixtures("without_zfs")
+@pytest.mark.parametrize(("name", "task"), EXAMPLES, ids=[f"{name}: {task['name']}" for name, task in EXAMPLES])
+def test_examples_are_understood(name: str, task: dict[str, Any], tmp_path: Path) -> None:
+    options = task[f"selfhosted.llm_stack.{name}"]
+    if name == "zfs_pool":
+        options["pending"] = [device for vdev in options.get("vdevs", []) for device in vdev["devices"]]
+    result = run(name, options, tmp_path)
+    if name == "zfs_pool" and not options.get("vdevs"):
+        assert "declare its vdevs to create it, or import it" in result["msg"]
+        assert not result["changed"]
+        return
+    assert (result.get("failed", False), result["changed"]) == (False, True), result
+    assert result["plan"]
+    assert "is not installed" in result["warnings_planned"][0]
+
+
+BAD = [
+    ("zfs_pool", {"name": "log"}, "The pool name 'log' is not one ZFS accepts"),
+    ("zfs_pool", {"name": "llm", "vdevs": [{"devices": ["sda"]}]}, "'sda' is not an absolute path"),
+    ("zfs_pool", {"name": "llm", "vdevs": [{"devices": ["/dev/nonsense"]}]}, "the device /dev/nonsense does not exist"),
+    ("zfs_dataset", {"datasets": [{"name": "llm/a", "volsize": "1G"}]}, "File system llm/a has a volsize"),
+    ("zfs_dataset", {"datasets": [{"name": "llm/a"}, {"name": "llm/a"}]}, "llm/a is listed twice"),
+    ("zfs_dataset", {"datasets": [{"name": "llm/a", "type": "zvol"}]}, "value of type must be one of: filesystem, volume"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "text"), BAD)
+def test_bad_input_changes_nothing(name: str, options: dict[str, Any], text: str, tmp_path: Path) -> None:
+    result = run(name, options, tmp_path)
+    assert result["failed"]
+    assert text in result["msg"]
+    assert not result.get("changed", False)
