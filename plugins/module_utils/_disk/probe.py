@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
-from .._errors import StackError
+from .._errors import CommandFailed, StackError
 from .._run import Runner
 
 _COLUMNS = "KNAME,PKNAME,TYPE,SIZE,RO,LOG-SEC,PHY-SEC,MOUNTPOINTS"
@@ -220,9 +220,22 @@ def clear(runner: Runner, device: BlockDevice) -> None:
     """
     if uses(device):
         raise StackError(f"Refusing to erase {device.path}: {'; '.join(uses(device))}. Stop what uses it first.")
-    for path in [*device.partitions, device.real]:
-        if runner.has("zpool"):  # wipefs leaves parts of a ZFS label behind by which zpool would still know the old pool
-            runner.run(["zpool", "labelclear", "-f", path], ok=(0, 1))
-        runner.run(["wipefs", "--all", "--force", path])
+    for position, path in enumerate([*device.partitions, device.real]):
+        try:
+            _clear_one(runner, path)
+        except CommandFailed as error:
+            begun = f". {', '.join(device.partitions[:position])} of it are erased already" if position else ""
+            raise StackError(f"{error}{begun}") from error
     if runner.has("udevadm"):  # the nodes of erased partitions go away only when udev has been told
         runner.run(["udevadm", "settle"])
+
+
+def _clear_one(runner: Runner, path: str) -> None:
+    """Erase the signatures of one device or partition.
+
+    wipefs leaves parts of a ZFS label behind by which zpool would still know the old pool. labelclear ends with 1 where
+    there is no label and with 255 where a label would not fit.
+    """
+    if runner.has("zpool"):
+        runner.run(["zpool", "labelclear", "-f", path], ok=(0, 1, 255))
+    runner.run(["wipefs", "--all", "--force", path])
