@@ -57,13 +57,13 @@ def _sentence(stack: str, differing: dict[str, Any], here: dict[str, Service]) -
     return f"Deploy stack {stack}: {'; '.join(parts)}"
 
 
-def _new_text(item: Item) -> str:
+def _new_text(item: Item) -> Any:
     if item.content is None:
         return "(made when this is run)"
-    return item.content if item.kind == "config" else "(secret)"
+    return item.content.splitlines() if item.kind == "config" else "(secret)"
 
 
-def _old_text(item: Item, current: Current, stack: str) -> str:
+def _old_text(item: Item, current: Current, stack: str) -> Any:
     """What the config of that name holds now that some service of the stack uses."""
     prefix = f"{stack}_{item.name}_"
     used = {name for service in current.services for _, name in _references(service.spec)}
@@ -72,7 +72,7 @@ def _old_text(item: Item, current: Current, stack: str) -> str:
     ]
     if item.kind == "secret":
         return "(secret)" if texts else _ABSENT
-    return texts[0] if texts else _ABSENT
+    return texts[0].splitlines() if texts else _ABSENT
 
 
 def _references(spec: dict[str, Any]) -> set[tuple[str, str]]:
