@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._inventory.pl
     Undecided,
     check_groups,
     check_host,
+    check_required,
     owner,
 )
 
@@ -78,7 +79,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("groups", "inhabited_groups"))
+    _VALID_ARGS = frozenset(("groups", "inhabited_groups", "roles"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Check all hosts of the inventory."""
@@ -88,11 +89,15 @@ class ActionModule(ActionBase):
             {
                 "groups": {"type": "list", "elements": "str", "default": []},
                 "inhabited_groups": {"type": "list", "elements": "str", "default": []},
+                "roles": {"type": "dict", "default": {}},
             }
         )
-        problems = check_groups(variables["groups"], required=arguments["groups"], inhabited=arguments["inhabited_groups"])
-        hosts = [host for host in variables["hostvars"] if not _is_implicit(host, variables)]
-        found = self._check_hosts(hosts, variables["hostvars"])
+        known = read_roles()
+        groups, hostvars = variables["groups"], variables["hostvars"]
+        problems = check_groups(groups, required=arguments["groups"], inhabited=arguments["inhabited_groups"])
+        problems += _required(arguments["roles"], known, groups, hostvars)
+        hosts = [host for host in hostvars if host in groups.get("all", [])]
+        found = _check_hosts(hosts, hostvars, known)
         problems += found.problems
         for warning in found.warnings:
             self._display.warning(warning)
@@ -101,20 +106,27 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg=_message(problems))
         return result
 
-    @staticmethod
-    def _check_hosts(hosts: list[str], hostvars: Mapping[str, Any]) -> Findings:
-        roles = read_roles()
-        total = Findings()
-        for host in hosts:
-            found = check_host(host, dict(_rendered(hostvars[host], roles)), roles=roles, judge=judge)
-            total.problems += found.problems
-            total.warnings += found.warnings
-            total.variables += found.variables
-        return total
+
+def _check_hosts(hosts: list[str], hostvars: Mapping[str, Any], roles: list[Role]) -> Findings:
+    total = Findings()
+    for host in hosts:
+        found = check_host(host, dict(_rendered(hostvars[host], roles)), roles=roles, judge=judge)
+        total.problems += found.problems
+        total.warnings += found.warnings
+        total.variables += found.variables
+    return total
 
 
-def _is_implicit(host: str, variables: Mapping[str, Any]) -> bool:
-    return host not in variables["groups"].get("all", [])
+def _required(
+    wanted: Mapping[str, list[str]], roles: list[Role], groups: Mapping[str, list[str]], hostvars: Mapping[str, Any]
+) -> list[str]:
+    """Look for options without a default on the hosts that the playbooks will run the roles on."""
+    problems: list[str] = []
+    for group, names in wanted.items():
+        chosen = [role for role in roles if role.name in names]
+        for host in groups.get(group, []):
+            problems += check_required(host, hostvars[host], roles=chosen)
+    return problems
 
 
 def _rendered(hostvars: Mapping[str, Any], roles: list[Role]) -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,13 @@ options:
     type: list
     elements: str
     default: []
+  roles:
+    description:
+      - The roles that will run on the hosts of each group, as a dictionary of groups and lists of role names.
+      - Their options that have no default must be set for every host of the group.
+      - Without it, missing options are left for the roles to report.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Can run in check mode and return changed status prediction without modifying the target.

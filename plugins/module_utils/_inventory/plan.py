@@ -112,6 +112,20 @@ def check_host(host: str, variables: Mapping[str, Any], *, roles: list[Role], ju
     return findings
 
 
+def check_required(host: str, variables: Mapping[str, Any], *, roles: list[Role]) -> list[str]:
+    """Return a sentence for each option without a default that the host does not set.
+
+    :param roles: those that will run on the host.
+    """
+    return [
+        f"{host}: {name} is not set, and the role {role.name} has no default for it. Set it for the host or its group; "
+        f"roles/{role.name}/README.md describes the option."
+        for role in roles
+        for name, option in role.options.items()
+        if option.get("required") and name not in variables
+    ]
+
+
 def owner(name: str, roles: list[Role]) -> Role | None:
     """Return the role whose prefix the variable carries; of two, the one with the longer name."""
     bare = name[2:] if name.startswith("__") else name

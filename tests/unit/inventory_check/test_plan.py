@@ -15,6 +15,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._inventory.pl
     Undecided,
     check_groups,
     check_host,
+    check_required,
 )
 
 STORAGE = Role(
@@ -132,6 +133,15 @@ def test_a_slip_in_the_prefix_is_warned_about() -> None:
     assert found.warnings == [
         "box: storge_host_models_path is no option of any role, but is all but equal to storage_host_models_path. "
         "If that was meant, correct the name."
+    ]
+
+
+def test_an_option_without_default_must_be_set() -> None:
+    role = Role("registry", {"registry_password": {"type": "str", "required": True}, "registry_user": {"type": "str"}})
+    assert check_required("manager", {"registry_password": "x"}, roles=[role]) == []
+    assert check_required("manager", {}, roles=[role]) == [
+        "manager: registry_password is not set, and the role registry has no default for it. Set it for the host or its group; "
+        "roles/registry/README.md describes the option."
     ]
 
 
