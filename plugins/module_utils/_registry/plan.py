@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from .._plan import Plan, Step
@@ -46,11 +47,15 @@ def plan_client(address: str, current: Client, desired: Client) -> Plan:
     after: dict[str, Any] = {}
     if desired.ca and current.ca != desired.ca:
         steps.append(Step("trust", address, f"Trust the certificate of the registry {address}"))
-        before["ca"], after["ca"] = current.ca, desired.ca
+        before["ca"], after["ca"] = _fingerprint(current.ca), _fingerprint(desired.ca)
     if desired.auth and current.auth != desired.auth:
         steps.append(Step("login", address, f"Log in to the registry {address}"))
         before["login"], after["login"] = "another one" if current.auth else "none", "the one given"
     return Plan(steps=tuple(steps), before=before, after=after)
+
+
+def _fingerprint(pem: str) -> str:
+    return f"sha256 of the file {hashlib.sha256(pem.encode()).hexdigest()}" if pem else "none"
 
 
 def plan_images(current: dict[str, Published | None], desired: tuple[Image, ...]) -> Plan:
