@@ -154,7 +154,7 @@ def test_erasing_takes_partitions_first() -> None:
 def test_a_disk_that_is_partly_erased_is_said_to_be() -> None:
     rows = probe.parse_lsblk(json.dumps({"blockdevices": [node("sdb"), node("sdb1", "sdb", "part")]}))
     runner = Answers({"wipefs --all --force /dev/sdb": (1, "", "I/O error"), "wipefs --all --force /dev/sdb1": (0, "", "")})
-    with pytest.raises(StackError, match="I/O error. /dev/sdb1 of it are erased already"):
+    with pytest.raises(StackError, match=r"I/O error\. /dev/sdb1 of it are erased already"):
         probe.clear(runner, probe.describe_row("/dev/sdb", rows["/dev/sdb"], rows, is_held=False))
 
 
