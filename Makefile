@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q
 LINT := lint-style lint-types lint-docs lint-ansible lint-sanity lint-importer
 TEST := test-unit test-installed test-swarm test-lab
 
-.PHONY: help demo test lint bench docs lock venv venvs link lab-up lab-down test-long $(LINT) $(TEST)
+.PHONY: venv venvs link lock ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
@@ -95,6 +95,9 @@ venvs:
 
 link: venv
 	@$(BIN)/python tests/conftest.py
+
+ci-table:
+	@$(PYTHON) tests/tools/rungs.py table $(LINT) $(TEST)
 
 lock: ## write the locks in requirements/ anew, from dev.in and core-*.in; needs uv
 	@for pair in 2.19:3.11 2.21:3.12 2.22:3.13; do \

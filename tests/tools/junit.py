@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import List, Tuple
 
 JUNIT = Path(__file__).resolve().parent.parent.parent / "build" / "junit"
 
 
-def write(name: str, cases: List[Tuple[str, str]]) -> None:
+def write(name: str, cases: list[tuple[str, str]]) -> None:
     """Write build/junit/NAME.xml.
 
     :param cases: each a check and why it failed; an empty reason is a pass.

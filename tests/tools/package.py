@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build"
@@ -23,14 +22,14 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def sources() -> List[str]:
+def sources() -> list[str]:
     """Return the files of the checkout, with those not committed yet, without those that git ignores."""
     argv = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.split("\0")
     return sorted({name for name in listed if name and (ROOT / name).is_file()})
 
 
-def copy(target: Path, *, without: Tuple[str, ...] = ()) -> Path:
+def copy(target: Path, *, without: tuple[str, ...] = ()) -> Path:
     """Make the target a git checkout with the same files; what is equal is left alone, for the sake of caches.
 
     :param without: leading parts of the paths to leave out.

@@ -18,7 +18,7 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS = ROOT / "build" / "rungs"
@@ -46,7 +46,7 @@ def _reports(name: str) -> Iterator[Path]:
 def count(rung: Rung, status: int) -> None:
     """Fill in the counts from the rung's reports and its exit status."""
     for path in _reports(rung.name):
-        for case in ET.parse(path).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
+        for case in ET.parse(path).iter("testcase"):
             skipped = case.find("skipped")
             bad = case.find("failure") is not None or case.find("error") is not None or skipped is not None
             rung.failed += bad
@@ -86,7 +86,7 @@ def recorded(name: str) -> Rung:
     return Rung(**json.loads(path.read_text())) if path.exists() else Rung(name, failed=1, reason="it did not run")
 
 
-def table(rungs: List[Rung]) -> int:
+def table(rungs: list[Rung]) -> int:
     """Print the table and the last line; return the exit status."""
     width = max(len(rung.name) for rung in rungs)
     print(f"\n{'rung'.ljust(width)}  passed  failed  seconds")
@@ -101,7 +101,7 @@ def table(rungs: List[Rung]) -> int:
     return 1 if failed else 0
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run rungs, or print the table of what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=("run", "table", "forget"))

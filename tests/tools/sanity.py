@@ -11,13 +11,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Iterator
 
 import junit
 import package
 import venvs
 
-# ansible-test downloads get-pip.py for the virtual environments it makes. The pip that comes with Python does as well, and needs no network.
+# ansible-test downloads get-pip.py for the virtual environments it makes.
+# The pip that comes with Python does as well, and needs no network.
 BOOTSTRAP = "import ensurepip\nensurepip.bootstrap(upgrade=True, default_pip=True)\n"
 # The Pythons that modules are compiled and imported with, where they are found.
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
@@ -54,7 +55,7 @@ def pythons() -> Path:
     return links
 
 
-def environment(virtual: Path, links: Path) -> Dict[str, str]:
+def environment(virtual: Path, links: Path) -> dict[str, str]:
     """Return the environment: real Pythons first, no directory with a Python that does not run."""
     places = [str(links), str(virtual / "bin")]
     places += [place for place in os.get_exec_path() if all(_sound(Path(place), version) for version in PYTHONS)]
@@ -66,7 +67,7 @@ def _sound(place: Path, version: str) -> bool:
     return not python.exists() or venvs.works(python, version)
 
 
-def check(core: str, virtual: Path, links: Path) -> Tuple[int, str]:
+def check(core: str, virtual: Path, links: Path) -> tuple[int, str]:
     """Run every sanity test with one core; return the exit status and the output."""
     bootstrap(virtual)
     source = package.copy(package.BUILD / "sanity" / core / package.NAME, without=OURS)
@@ -77,7 +78,7 @@ def check(core: str, virtual: Path, links: Path) -> Tuple[int, str]:
     return ended.returncode, ended.stdout
 
 
-def cases(status: int, output: str) -> Iterator[Tuple[str, str]]:
+def cases(status: int, output: str) -> Iterator[tuple[str, str]]:
     """Yield each test and why it failed, if it did."""
     failed = {name for block in FAILED.findall(output) for name in block.split()}
     started = list(dict.fromkeys(STARTED.findall(output)))
@@ -93,7 +94,7 @@ def main() -> int:
     """Check with all cores, two at a time; print what matters and write the report."""
     links = pythons()
     listed = subprocess.run([sys.executable, venvs.__file__, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    cores: List[Tuple[str, Path]] = [(core, Path(place)) for core, place in (line.split("\t") for line in listed.splitlines())]
+    cores: list[tuple[str, Path]] = [(core, Path(place)) for core, place in (line.split("\t") for line in listed.splitlines())]
     cores = [(core, place) for core, place in cores if (place / "lock.sha256").exists()]
     failures = 0
     with ThreadPoolExecutor(2) as pool:

@@ -18,11 +18,10 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The oldest supported, the current, and the next ansible-core, each on the Python of a supported distribution.
-CORES: Dict[str, str] = {"3.11": "2.19", "3.12": "2.21", "3.13": "2.22"}
+CORES: dict[str, str] = {"3.11": "2.19", "3.12": "2.21", "3.13": "2.22"}
 
 
 def works(python: Path, version: str) -> bool:
@@ -32,17 +31,18 @@ def works(python: Path, version: str) -> bool:
     return ended.returncode == 0 and ended.stdout.strip() == version
 
 
-def find(version: str) -> Optional[Path]:
+def find(version: str) -> Path | None:
     """Find a Python of that version: this one, on the PATH, or kept by pyenv."""
-    candidates = [Path(sys.executable)]
-    candidates += [Path(place) / f"python{version}" for place in os.get_exec_path()]
+    # Never one of the environments themselves: a Makefile puts .venv/bin on the PATH.
+    candidates = [Path(sys.base_prefix) / "bin" / f"python{version}"]
+    candidates += [Path(place) / f"python{version}" for place in os.get_exec_path() if not Path(place).parent.name.startswith(".venv")]
     roots = [os.environ.get("PYENV_ROOT", ""), str(Path.home() / ".pyenv")]
     for root in filter(None, roots):
         candidates += sorted(Path(root).glob(f"versions/{version}.*/bin/python"), reverse=True)
     return next((path for path in candidates if path.exists() and works(path, version)), None)
 
 
-def plan() -> Dict[str, Path]:
+def plan() -> dict[str, Path]:
     """Return the core each virtual environment is for and its Python; the first one is .venv."""
     found = {core: python for version, core in CORES.items() for python in [find(version)] if python}
     if not found:
@@ -61,9 +61,9 @@ def directory(core: str, *, first: bool) -> Path:
 def make(core: str, python: Path, target: Path) -> str:
     """Make one virtual environment, unless it is what its lock says; return a sentence about it."""
     lock = ROOT / "requirements" / f"core-{core}.txt"
-    wanted = hashlib.sha256(lock.read_bytes() + str(python).encode()).hexdigest()
+    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     stamp = target / "lock.sha256"
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == wanted and (target / "bin" / "python").exists():
         return ""
     begin = time.monotonic()
     shutil.rmtree(target, ignore_errors=True)
@@ -77,7 +77,7 @@ def make(core: str, python: Path, target: Path) -> str:
     return f"{target.name}: ansible-core {core}, {time.monotonic() - begin:.0f} s"
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """Make .venv, or with --all the others too, or list what there is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="also one for every other core whose Python is found")
@@ -95,7 +95,7 @@ def main(argv: List[str]) -> int:
         return make_all(cores, targets, list(cores) if arguments.all else list(cores)[:1])
 
 
-def make_all(cores: Dict[str, Path], targets: Dict[str, Path], chosen: List[str]) -> int:
+def make_all(cores: dict[str, Path], targets: dict[str, Path], chosen: list[str]) -> int:
     """Make the chosen ones, two at a time: most of it is waiting for the network."""
     with ThreadPoolExecutor(2) as pool:
         for sentence in pool.map(lambda core: make(core, cores[core], targets[core]), chosen):

@@ -87,7 +87,8 @@ def test_groups(present: dict[str, list[str]], problems: list[str]) -> None:
         ),
         (
             {"storage_host_pools": "llm"},
-            "box: storage_host_pools must be of type list, and is of type str. Correct it; roles/storage_host/README.md describes the option.",
+            "box: storage_host_pools must be of type list, and is of type str. "
+            "Correct it; roles/storage_host/README.md describes the option.",
         ),
         (
             {"storage_host_models_path": {"a": 1}},
