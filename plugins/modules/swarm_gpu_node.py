@@ -73,6 +73,13 @@ options:
       join_token:
         description: The swarm's join token for workers. Used only when the machine joins.
         type: str
+      known_nodes:
+        description:
+          - IDs of the nodes that the manager knows. A machine that believes to be a node of the swarm and is not among them leaves and
+            joins anew, because a node that was removed on the manager is not told so.
+          - Without it the machine's own word is taken.
+        type: list
+        elements: str
       init:
         description: Make a swarm with this machine as its first manager, unless it is a manager already.
         type: dict
@@ -281,6 +288,7 @@ def argument_spec() -> dict[str, Any]:
         "manager": text,
         "cluster_id": text,
         "join_token": {"type": "str", "no_log": True},
+        "known_nodes": {"type": "list", "elements": "str"},
         "init": {"type": "dict", "options": init},
         "advertise_address": text,
         "data_path_address": text,
@@ -313,9 +321,15 @@ def engine_spec(options: dict[str, Any]) -> EngineSpec:
         require_gpu=options["require_gpu"],
         advertise_address=options["advertise_address"],
         data_path_address=options["data_path_address"],
-        join=Join(options["manager"], options["cluster_id"], options["join_token"] or "") if options["manager"] else None,
+        join=join_spec(options) if options["manager"] else None,
         init=init_spec(options["init"]) if options["init"] is not None else None,
     )
+
+
+def join_spec(options: dict[str, Any]) -> Join:
+    """Turn the options about the swarm to join into what the planner compares."""
+    known = options["known_nodes"]
+    return Join(options["manager"], options["cluster_id"], options["join_token"] or "", None if known is None else tuple(known))
 
 
 def init_spec(options: dict[str, Any]) -> Init:

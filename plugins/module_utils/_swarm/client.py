@@ -132,8 +132,8 @@ def sdk(socket: str = SOCKET) -> tuple[Any, tuple[type[Exception], ...]]:
     :raises EngineError: the SDK is missing or the engine does not answer.
     """
     try:
-        import docker  # noqa: PLC0415 - the module must load, and say so, on a host without the SDK
-        import requests  # noqa: PLC0415
+        import docker
+        import requests
     except ImportError as error:
         raise EngineError(f"The Docker SDK for Python is missing on this host ({error}). Install python3-docker.") from error
     errors = (docker.errors.DockerException, requests.exceptions.RequestException)

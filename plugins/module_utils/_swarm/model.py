@@ -100,11 +100,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class Join:
-    """The swarm a worker belongs to. The token is kept out of every representation."""
+    """The swarm a worker belongs to. The token is kept out of every representation.
+
+    :param known_nodes: IDs of the nodes the manager knows; None when nobody asked it.
+    """
 
     manager: str
     cluster_id: str
     token: str = field(repr=False)
+    known_nodes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,9 @@ def _join_steps(now: Membership, wanted: Join) -> list[Step]:
         reason = f"it is not the one of {wanted.manager}"
     elif now.state == "error":
         reason = f"its membership is broken ({now.error or 'no reason given'})"
+    elif wanted.cluster_id and wanted.known_nodes is not None and now.node_id not in wanted.known_nodes:
+        # A removed node is not told so: its engine goes on calling itself active.
+        reason = f"{wanted.manager} does not know the node {now.node_id} any more"
     if now.state != "inactive" and not reason:
         return []
     join = Step("join", wanted.manager, f"Join the swarm {wanted.cluster_id or '(not made yet)'} at {wanted.manager} as a worker")

@@ -61,6 +61,8 @@ STEPS: list[tuple[str, Engine, EngineSpec, list[str]]] = [
     ("in another swarm", engine(membership=Membership("active", "n1", "c2")), JOIN, ["leave", "join"]),
     ("stopped in another swarm", engine(membership=Membership("stopped", "n1", "c2")), JOIN, ["leave", "join"]),
     ("broken membership", engine(membership=Membership("error", "n1", "c1", error="expired")), JOIN, ["leave", "join"]),
+    ("known to the manager", DONE, EngineSpec(join=Join("m:2377", "c1", "t", ("n0", "n1"))), []),
+    ("removed on the manager", DONE, EngineSpec(join=Join("m:2377", "c1", "t", ("n0",))), ["leave", "join"]),
     ("manager out of sight", engine(membership=Membership("pending", "n1", "c1")), JOIN, []),
     ("manager with a GPU", engine(membership=MANAGER), JOIN, []),
     ("membership is not asked for", engine(membership=Membership()), EngineSpec(), []),
