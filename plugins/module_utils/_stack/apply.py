@@ -83,14 +83,15 @@ def wait_until_settled(
     :raises StackError: it took longer than ``seconds``, or an update was given up; with what the tasks say.
     """
     end = clock() + seconds
+    # A deployment forgets how earlier updates ended, so a rollback seen after it is its own.
+    gave_up = ("paused", "rollback_paused", *(("rollback_completed",) if deployed else ()))
     calm = 0
     while True:
         services = read_running(runner, stack)
-        calm = calm + 1 if all(service.settled for service in services) else 0
+        calm = calm + 1 if all(service.settled and service.update not in gave_up for service in services) else 0
         if calm > (1 if deployed else 0):
             return services
-        given_up = [service for service in services if service.update in ("paused", "rollback_paused")]
-        if given_up or clock() >= end:
+        if any(service.update in gave_up for service in services) or clock() >= end:
             raise StackError(_complaint(stack, services, seconds))
         sleep(2)
 
@@ -98,14 +99,14 @@ def wait_until_settled(
 def _complaint(stack: str, services: tuple[Running, ...], seconds: float) -> str:
     lines = []
     for service in services:
-        if service.settled:
+        if service.settled and service.update != "rollback_completed":
             continue
-        update = f", update {service.update}" if service.update in ("updating", "paused", "rollback_started", "rollback_paused") else ""
+        update = f", update {service.update}" if service.update and service.update != "completed" else ""
         tasks = [
             f"{task.name} on {task.node or 'no node'} is {task.state}" + (f": {task.error}" if task.error else "") for task in service.tasks
         ]
         lines.append(f"{service.name} runs {service.running} of {service.wanted}{update} ({'; '.join(tasks) or 'no task yet'})")
     return (
-        f"Stack {stack} is deployed, but not all of it runs after {seconds:.0f} s: {'; '.join(lines)}. "
+        f"Stack {stack} is deployed, but not all of it runs as it should (given {seconds:.0f} s): {'; '.join(lines)}. "
         "Correct what the tasks say (`docker service logs NAME` has more) and run again."
     )

@@ -1,0 +1,156 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role's templates become."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from loopback import OLLAMA
+from services import render, stack
+
+ENGINES = ("ollama", "llamacpp")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_the_edge_publishes_ports_and_it_does_so_on_its_host(engine: str) -> None:
+    services = stack(llm_services_engine=engine)["services"]
+    assert [name for name, service in services.items() if service.get("ports")] == ["edge"]
+    assert {port["mode"] for port in services["edge"]["ports"]} == {"host"}
+    assert [port["published"] for port in services["edge"]["ports"]] == ([443, 11434] if engine == "ollama" else [443])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["edge", "balancer", "engine"])
+def test_every_service_has_health_check_limits_and_policies(engine: str, name: str) -> None:
+    service = stack(llm_services_engine=engine)["services"][name]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    deploy = service["deploy"]
+    assert deploy["endpoint_mode"] == "dnsrr"
+    assert deploy["resources"]["limits"]["pids"] > 0
+    assert deploy["update_config"]["failure_action"] == "rollback"
+    assert deploy["rollback_config"]["parallelism"] == 1
+    assert deploy["restart_policy"]["condition"] == "any"
+    assert service["logging"]["options"]["max-size"] == "10m"
+
+
+def test_an_engine_takes_one_gpu_and_reads_its_model_only() -> None:
+    engine = stack(llm_services_engine="llamacpp", llm_services_engine_replicas=3, llm_services_engine_memory="8G")["services"]["engine"]
+    resources = engine["deploy"]["resources"]
+    assert resources["reservations"]["generic_resources"] == [{"discrete_resource_spec": {"kind": "GPU", "value": 1}}]
+    assert (engine["deploy"]["replicas"], resources["limits"]["memory"]) == (3, "8G")
+    assert engine["volumes"] == [{"type": "bind", "source": "/var/lib/llm-stack/models", "target": "/models", "read_only": True}]
+
+
+def test_the_context_is_what_each_request_gets() -> None:
+    command = stack(llm_services_engine="llamacpp", llm_services_context_length=4096, llm_services_parallel=3)["services"]["engine"][
+        "command"
+    ]
+    assert command[command.index("--ctx-size") + 1] == "12288"
+    environment = stack(llm_services_context_length=4096, llm_services_parallel=3, llm_services_queue=9)["services"]["engine"][
+        "environment"
+    ]
+    assert [environment[f"OLLAMA_{key}"] for key in ("CONTEXT_LENGTH", "NUM_PARALLEL", "MAX_QUEUE")] == ["4096", "3", "9"]
+
+
+def test_without_a_file_ollama_uses_the_store_it_is_given() -> None:
+    service = stack(llm_services_model_file="")["services"]["engine"]
+    assert service["environment"]["OLLAMA_MODELS"] == "/models"
+    assert "ollama create" not in render("ollama-start.sh.j2", llm_services_model_file="")
+    assert "volumes" not in stack(llm_services_model_file="")
+
+
+def test_the_keys_are_in_a_secret_and_nowhere_else() -> None:
+    texts = [render(name) for name in ("nginx.conf.j2", "haproxy.cfg.j2", "stack.yml.j2", "ollama-start.sh.j2")]
+    assert not any("a-key-of-the-tests-only" in text for text in texts)
+    assert render("edge-keys.map.j2") == '"Bearer a-key-of-the-tests-only" "team";\n'
+
+
+def test_the_measured_values_are_all_there() -> None:
+    text = render("haproxy.cfg.j2")
+    for value in (
+        "tune.bufsize 131072",
+        "timeout connect 300ms",
+        "timeout check 200ms",
+        "timeout server 600s",
+        "retries 3",
+        "option redispatch 1",
+        "option http-buffer-request",
+        "retry-on conn-failure empty-response 503",
+        "srvtcpka-idle 1s",
+        "srvtcpka-intvl 1s",
+        "srvtcpka-cnt 2",
+        "check inter 250ms fastinter 100ms downinter 1s fall 2 rise 2",
+        "slowstart 5s observe layer4 error-limit 1 on-error mark-down tcp-ut 2s",
+        "option httpchk GET /api/version",
+    ):
+        assert value in text
+    assert "option httpchk GET /health" in render("haproxy.cfg.j2", llm_services_engine="llamacpp")
+
+
+def script(place: Path, name: str) -> str:
+    """The engine's start script with the container's paths moved below ``place``."""
+    text = render("ollama-start.sh.j2", llm_services_model=name)
+    for before, after in (("/models/", f"{place}/models/"), ("/tmp/Modelfile", f"{place}/Modelfile"), ("/11434", "/$PORT")):
+        text = text.replace(before, after)
+    return text
+
+
+def test_the_start_script_takes_a_model_in_once_loads_it_and_ends_when_told(tmp_path: Path) -> None:
+    from loopback import free_port
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gguf").write_bytes(b"GGUF" * 64)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {OLLAMA} "$@"\n')
+    (tmp_path / "bin" / "ollama").chmod(0o755)
+    (tmp_path / "start.sh").write_text(script(tmp_path, "tiny:1b"))
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PORT": str(port),
+        "OLLAMA_HOST": f"127.0.0.1:{port}",
+        "OLLAMA_MODELS": str(tmp_path / "store"),
+    }
+    first = until_preloaded(tmp_path, environment)
+    assert "preloading 200" in first
+    assert "success" in first
+    second = until_preloaded(tmp_path, environment)
+    assert "preloading 200" in second
+    assert "success" not in second, "the model was taken in again though nothing had changed"
+
+
+def until_preloaded(place: Path, environment: dict[str, Any]) -> str:
+    """Run the script until it has preloaded the model, tell it to end, and return what it printed."""
+    started = subprocess.Popen(
+        ["bash", str(place / "start.sh")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    guard = threading.Timer(30, started.kill)
+    guard.start()
+    said = ""
+    assert started.stdout is not None
+    for line in started.stdout:
+        said += line
+        if line.startswith("preloading"):
+            break
+    started.terminate()
+    started.wait()
+    guard.cancel()
+    assert started.returncode == 0, said
+    return said
