@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import Callable
 
 from . import network
 from .artifacts import prepare, python
@@ -23,7 +24,7 @@ QUESTION = "Which storage holds the models of this cluster?"
 def demo(lab: Lab) -> int:
     """Run the five steps, each announced with the one that follows."""
     begin = time.monotonic()
-    steps = (
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("bring the lab up", lab.up),
         ("prepare images and a model", lambda: prepare(lab.paths)),
         ("run playbooks/site.yml", lambda: site(lab)),
