@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q
 LINT := lint-style lint-types lint-docs lint-ansible lint-sanity lint-importer
 TEST := test-unit test-installed test-swarm test-lab
 
-.PHONY: venv venvs link lock ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
+.PHONY: venv venvs link lock ci-forget ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
@@ -70,8 +70,7 @@ lint-style: venv
 lint-types: venv link
 	@cd build/collections && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 	  ansible_collections/selfhosted/llm_stack/plugins/module_utils ansible_collections/selfhosted/llm_stack/plugins/action
-	@$(BIN)/mypy tests/tools tests/bench
-	@cd tests/lab && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache labkit
+	@$(BIN)/mypy --strict tests/tools tests/bench tests/lab/labkit
 
 lint-docs: venv link
 	@$(BIN)/antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent --disallow-unknown-collection-refs .
@@ -95,6 +94,9 @@ venvs:
 
 link: venv
 	@$(BIN)/python tests/conftest.py
+
+ci-forget:
+	@$(PYTHON) tests/tools/rungs.py forget
 
 ci-table:
 	@$(PYTHON) tests/tools/rungs.py table $(LINT) $(TEST)

@@ -63,7 +63,7 @@ def read_role(directory: Path) -> Role:
     options: dict[str, Any] = {}
     for entry in specs.values():
         options.update(entry.get("options") or {})
-    facts = set()
+    facts: set[str] = set()
     for path in sorted(directory.glob("tasks/**/*.yml")) + sorted(directory.glob("handlers/*.yml")):
         facts.update(_facts_set(yaml.safe_load(path.read_text(encoding="utf-8"))))
     return Role(directory.name, options, frozenset(facts))

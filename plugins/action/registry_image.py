@@ -15,7 +15,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._registry.arc
 MODULE = "selfhosted.llm_stack.registry_image"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Runs the module once when nothing has to be sent, twice otherwise."""
 
     _requires_connection = True

@@ -42,3 +42,4 @@ def conclude(
     for warning in plan.warnings:
         module.warn(warning)
     module.exit_json(changed=plan.changed, plan=plan.sentences, diff=plan.diff, warnings_planned=list(plan.warnings), **found)
+    raise SystemExit  # exit_json has left by now; Ansible ships no types that say so

@@ -168,7 +168,7 @@ def _wrong_kind(option: Mapping[str, Any], value: Any) -> str:
 def type_name(value: Any) -> str:
     """Return the name of a value's type as Ansible's documentation spells it."""
     for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (dict, "dict"), ((list, tuple), "list")):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+        if isinstance(value, kind):
             return name
     return type(value).__name__
 

@@ -1,0 +1,64 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`make bench`: one line a measurement, ``name<TAB>ours<TAB>peer<TAB>ratio<TAB>unit``, and all behind it in build/bench.json."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+
+from labkit.artifacts import prepare, python
+from labkit.config import REPO
+from labkit.lab import Lab
+from labkit.network import inside
+from labkit.play import INVENTORY, SITE, read
+from labkit.say import LabError, say
+from measure import LONG_RUNS, Figure, NotTaken, report, timed
+
+
+def ansible(lab: Lab, program: str, *argv: str) -> str:
+    """Run a program of Ansible in the lab and return its output."""
+    command = [*inside(lab.paths), str(python().with_name(program)), "-i", str(INVENTORY), *argv]
+    environment = {**lab.environment(), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"}
+    ended = subprocess.run(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if ended.returncode:
+        raise NotTaken(f"`{program} {' '.join(argv)}` failed: {' '.join(ended.stdout.split()[-60:])}")
+    return ended.stdout
+
+
+def site(lab: Lab) -> int:
+    """Run site.yml and return how much it changed."""
+    return read(0, ansible(lab, "ansible-playbook", str(SITE))).changes
+
+
+def site_noop() -> Figure:
+    """Time a run that has nothing to do, in pings: the worst of three runs, each against a ping of the same hosts beside it."""
+    lab = Lab()
+    try:
+        lab.up()
+        prepare(lab.paths)
+    except LabError as error:
+        raise NotTaken(str(error)) from error
+    changes = site(lab)
+    say(f"site.yml brought the lab up to date with {changes} changes; measuring {LONG_RUNS} runs without any")
+    seconds: dict[str, list[float]] = {"site": [], "ping": []}
+    for run in range(LONG_RUNS):
+        seconds["ping"].append(timed(lambda: ansible(lab, "ansible", "all", "-m", "ansible.builtin.ping")))
+        seconds["site"].append(timed(lambda: _unchanged(lab)))
+        say(f"run {run + 1} of {LONG_RUNS}: ping {seconds['ping'][-1]:.1f} s, site.yml {seconds['site'][-1]:.1f} s")
+    worst = max(whole / ping for whole, ping in zip(seconds["site"], seconds["ping"]))
+    return Figure("site_noop", "pings", worst, n=LONG_RUNS, goal="at most 60", seconds=seconds)
+
+
+def _unchanged(lab: Lab) -> None:
+    changes = site(lab)
+    if changes:
+        raise NotTaken(f"a run of site.yml that had nothing to do changed {changes} things")
+
+
+if __name__ == "__main__":
+    sys.exit(report([site_noop]))
