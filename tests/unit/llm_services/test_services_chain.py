@@ -85,7 +85,7 @@ def test_an_answer_streams_token_by_token(chain: Chain) -> None:
             text += json.loads(line[6:])["choices"][0]["delta"]["content"]
     assert text == "token1 token2 token3 token4 token5 "
     assert moments[0] < 0.5, "the first token waited for later ones"
-    assert moments[-1] - moments[0] > 0.8
+    assert moments[-1] - moments[0] > 0.5
 
 
 def test_ollama_s_own_api_streams_and_its_models_cannot_be_changed(chain: Chain) -> None:
