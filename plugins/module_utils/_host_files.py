@@ -121,12 +121,12 @@ def plan(found: Mapping[str, FoundFile], wanted: Iterable[WantedFile]) -> Plan:
         if want.in_place and have.content is None:
             warnings.append(f"{want.path} does not exist: the kernel module it belongs to is not loaded. Left out.")
         elif not _same_content(have, want):
-            steps.append(Step("write", want.path, f"write {want.path}", want))
+            steps.append(Step("write", want.path, f"Write {want.path}", want))
             before[want.path] = _HIDDEN if want.secret else (have.content or "").splitlines()
             after[want.path] = want.shown
         elif not want.in_place and (have.mode, have.owner, have.group) != (want.mode, want.owner, want.group):
             was, becomes = _access(have), _access(want)
-            steps.append(Step("protect", want.path, f"set owner and mode of {want.path} to {becomes}: they are {was}", want))
+            steps.append(Step("protect", want.path, f"Set owner and mode of {want.path} to {becomes}: they are {was}", want))
             before[want.path], after[want.path] = was, becomes
     return Plan(steps=tuple(steps), warnings=tuple(warnings), before=before, after=after)
 

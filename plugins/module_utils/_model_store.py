@@ -183,25 +183,27 @@ def plan(state: State, models: Iterable[Model], guards: Guards) -> Plan:
         return Plan(refusals=tuple(_incomplete(state, model, guards.path) for model in declared if model.name in absent))
     if absent and not guards.check_mode:
         return Plan()
-    steps = [Step("bring", name, f"copy model {name} to {guards.path} and verify it") for name in absent]
+    steps = [Step("bring", name, f"Copy model {name} to {guards.path} and verify it") for name in absent]
     wanted = manifest(state, declared)
-    listed = {"before": state.manifest, "after": wanted}
-    if absent or state.manifest != wanted:
-        steps.append(Step("list", MANIFEST, f"write {guards.path}/{MANIFEST}", wanted))
+    differs = _without_sizes(state.manifest, absent) != _without_sizes(wanted, absent)
+    if differs:
+        steps.append(Step("list", MANIFEST, f"Write {guards.path}/{MANIFEST}", wanted))
     if not absent and remember(state, guards.path) != {file: dict(entry) for file, entry in state.memory.items()}:
-        steps.append(Step("remember", guards.path, "remember the checksums of files that were read"))
-    differs = state.manifest != wanted
+        steps.append(Step("remember", guards.path, "Remember the checksums of files that were read"))
     return Plan(
         steps=tuple(steps),
-        before={MANIFEST: listed["before"]} if differs else {},
-        after={MANIFEST: _as_planned(wanted, absent)} if differs else {},
+        before={MANIFEST: state.manifest} if differs else {},
+        after={MANIFEST: _without_sizes(wanted, absent)} if differs else {},
     )
 
 
-def _as_planned(wanted: Mapping[str, Any], absent: list[str]) -> dict[str, Any]:
-    """The manifest as a diff shows it: sizes of files that are still to come are not known."""
-    rows = [{**row, "size": "as copied"} if row["name"] in absent else row for row in wanted["models"]]
-    return {"models": rows}
+def _without_sizes(listed: Any, absent: list[str]) -> Any:
+    """The manifest as far as it is known: not the sizes of files that are still to come."""
+    if not isinstance(listed, dict) or not isinstance(listed.get("models"), list):
+        return listed
+    return {
+        "models": [{**row, "size": "as copied"} if isinstance(row, dict) and row.get("name") in absent else row for row in listed["models"]]
+    }
 
 
 def _wrong_filesystem(state: State, guards: Guards) -> str:

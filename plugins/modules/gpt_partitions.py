@@ -87,7 +87,7 @@ plan:
   returned: always
   type: list
   elements: str
-  sample: ["partition /dev/disk/by-id/nvme-INTEL_SSDPE2KE016T8_PHLN1234 into log (8GiB), special (rest)"]
+  sample: ["Partition /dev/disk/by-id/nvme-INTEL_SSDPE2KE016T8_PHLN1234 into log (8GiB), special (rest)"]
 """
 
 from typing import Any

@@ -87,7 +87,7 @@ plan:
   returned: always
   type: list
   elements: str
-  sample: ["write /etc/modprobe.d/llm-stack-zfs.conf"]
+  sample: ["Write /etc/modprobe.d/llm-stack-zfs.conf"]
 """
 
 from ansible.module_utils.basic import AnsibleModule

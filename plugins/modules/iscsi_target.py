@@ -154,7 +154,7 @@ plan:
   returned: always
   type: list
   elements: str
-  sample: ["create backstore disk0 on /dev/zvol/llm/vm/disk0 with serial 5ab0a4a1-2d4d-5b3e-9f7e-2b7a1f0d3c11"]
+  sample: ["Create backstore disk0 on /dev/zvol/llm/vm/disk0 with serial 5ab0a4a1-2d4d-5b3e-9f7e-2b7a1f0d3c11"]
 warnings_planned:
   description: What was noticed and left alone, such as LUNs that are not declared.
   returned: success

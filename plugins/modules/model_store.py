@@ -89,7 +89,7 @@ plan:
   returned: always
   type: list
   elements: str
-  sample: ["write /llm/models/manifest.json"]
+  sample: ["Write /llm/models/manifest.json"]
 """
 
 from pathlib import Path

@@ -102,7 +102,7 @@ def _too_small(found: Disk, want: WantedDisk) -> str:
 def _steps(found: Disk, want: WantedDisk) -> list[Step]:
     steps = []
     if _carried(found):
-        steps.append(Step("wipe", want.device, f"erase {want.device}: {'; '.join(_carried(found))}", found.device))
+        steps.append(Step("wipe", want.device, f"Erase {want.device}: {'; '.join(_carried(found))}", found.device))
     listed = ", ".join(str(each) for each in want.partitions)
-    steps.append(Step("partition", want.device, f"partition {want.device} into {listed}", want))
+    steps.append(Step("partition", want.device, f"Partition {want.device} into {listed}", want))
     return steps

@@ -56,9 +56,9 @@ class _Planner:
         groups = self.state.targets.get(want.wwn)
         have = next((tpg for tpg in groups or () if tpg.tag == TPG_TAG), None)
         if groups is None:
-            self.add("create_target", want.wwn, f"create target {want.wwn}", want.wwn)
+            self.add("create_target", want.wwn, f"Create target {want.wwn}", want.wwn)
         if have is None:
-            self.add("create_tpg", want.wwn, f"create portal group {TPG_TAG} of target {want.wwn}, closed", (want.wwn, want.attributes))
+            self.add("create_tpg", want.wwn, f"Create portal group {TPG_TAG} of target {want.wwn}, closed", (want.wwn, want.attributes))
         else:
             self.attributes(want, have)
         current = have or _NOTHING
@@ -77,7 +77,7 @@ class _Planner:
             found = have.attributes.get(name)
             if found is None or str(found) == str(value):
                 continue
-            self.add("set_attribute", want.wwn, f"set {name} of target {want.wwn} to {value}: it is {found}", (want.wwn, name, value))
+            self.add("set_attribute", want.wwn, f"Set {name} of target {want.wwn} to {value}: it is {found}", (want.wwn, name, value))
             self.differs(want, name, found, value)
 
     def backstore(self, want: WantedTarget, lun: WantedLun) -> None:
@@ -89,7 +89,7 @@ class _Planner:
         if not self.device_usable(want, lun):
             return
         serial = lun.serial or derive_serial(want.wwn, lun.name)
-        sentence = f"create backstore {lun.name} on {lun.device} with serial {serial}"
+        sentence = f"Create backstore {lun.name} on {lun.device} with serial {serial}"
         self.add("create_backstore", lun.name, sentence, Backstore("block", lun.name, lun.device, serial))
 
     def check_backstore(self, want: WantedTarget, lun: WantedLun, have: Backstore) -> None:
@@ -153,7 +153,7 @@ class _Planner:
     def lun(self, want: WantedTarget, lun: WantedLun, have: Tpg) -> None:
         store = have.luns.get(lun.index)
         if store is None:
-            sentence = f"offer {lun.name} as LUN {lun.index} of target {want.wwn}"
+            sentence = f"Offer {lun.name} as LUN {lun.index} of target {want.wwn}"
             self.add("create_lun", want.wwn, sentence, (want.wwn, lun.index, lun.name))
             self.differs(want, f"lun {lun.index}", None, f"{lun.name} on {lun.device}")
         elif store[1] != lun.name:
@@ -167,14 +167,14 @@ class _Planner:
         """Plan one initiator: admitted, then authenticated, then given disks."""
         have = next((item for item in tpg.acls if item.initiator == acl.initiator), None)
         if have is None:
-            self.add("create_acl", acl.initiator, f"admit {acl.initiator} to target {want.wwn}", (want.wwn, acl.initiator))
+            self.add("create_acl", acl.initiator, f"Admit {acl.initiator} to target {want.wwn}", (want.wwn, acl.initiator))
             self.differs(want, f"initiator {acl.initiator}", None, f"CHAP user {acl.chap.userid}" if acl.chap.userid else "no CHAP")
         current = have or _NOBODY
         if current.chap != acl.chap:
             self.add(
                 "set_chap",
                 acl.initiator,
-                f"set the CHAP credentials of {acl.initiator} at target {want.wwn}",
+                f"Set the CHAP credentials of {acl.initiator} at target {want.wwn}",
                 (want.wwn, acl.initiator, acl.chap),
             )
             if have is not None:
@@ -187,7 +187,7 @@ class _Planner:
         found = next((item for item in have.mapped if item.index == entry.index), None)
         if found is None:
             access = ", read-only" if entry.write_protect else ""
-            sentence = f"show LUN {entry.lun} as LUN {entry.index} to {whom}{access}"
+            sentence = f"Show LUN {entry.lun} as LUN {entry.index} to {whom}{access}"
             self.add("map_lun", acl.initiator, sentence, (want.wwn, acl.initiator, entry))
             self.differs(want, f"mapped LUN {entry.index} of {acl.initiator}", None, f"LUN {entry.lun}{access}")
         elif found.lun != entry.lun:
@@ -198,18 +198,18 @@ class _Planner:
             )
         elif found.write_protect != entry.write_protect:
             access = "read-only" if entry.write_protect else "writable"
-            sentence = f"make mapped LUN {entry.index} of {whom} {access}"
+            sentence = f"Make mapped LUN {entry.index} of {whom} {access}"
             self.add("set_write_protect", acl.initiator, sentence, (want.wwn, acl.initiator, entry))
             self.differs(want, f"mapped LUN {entry.index} of {acl.initiator}", "writable" if entry.write_protect else "read-only", access)
 
     def portal(self, want: WantedTarget, portal: Portal, have: Tpg) -> None:
         if portal not in have.portals:
-            self.add("create_portal", want.wwn, f"listen on {portal} for target {want.wwn}", (want.wwn, portal))
+            self.add("create_portal", want.wwn, f"Listen on {portal} for target {want.wwn}", (want.wwn, portal))
             self.differs(want, f"portal {portal}", None, "listening")
 
     def enable(self, want: WantedTarget, have: Tpg) -> None:
         if not have.enabled:
-            self.add("enable", want.wwn, f"open target {want.wwn} to its initiators", want.wwn)
+            self.add("enable", want.wwn, f"Open target {want.wwn} to its initiators", want.wwn)
             self.differs(want, "enabled", False, True)
 
     def report_undeclared(self, want: WantedTarget, have: Tpg) -> None:
@@ -231,7 +231,7 @@ class _Planner:
         path = self.guards.save_file
         merged = merge_saved(self.state.saved, self.state.dump, wwns)
         if self.steps or not same(self.state.saved, merged):
-            sentence = f"save the configuration to {path}, so that it outlives a reboot"
+            sentence = f"Save the configuration to {path}, so that it outlives a reboot"
             self.add("save", path, sentence, tuple(wwns))
             self.before.setdefault("saved", "differs from what is declared" if self.state.saved else "nothing")
             self.after.setdefault("saved", "as declared")

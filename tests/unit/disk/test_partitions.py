@@ -59,7 +59,7 @@ def test_a_declared_table_is_left_alone_although_it_may_be_wiped() -> None:
 
 def test_an_empty_disk_is_partitioned() -> None:
     made = planned(disk())
-    assert made.sentences == [f"partition {DEVICE} into special (4GiB), l2arc (rest)"]
+    assert made.sentences == [f"Partition {DEVICE} into special (4GiB), l2arc (rest)"]
     assert made.before == {DEVICE: "empty"}
     assert made.after == {DEVICE: "gpt with special (4GiB), l2arc (rest)"}
 
@@ -68,7 +68,7 @@ def test_an_empty_disk_is_partitioned() -> None:
 def test_wipe_names_a_disk_by_any_of_its_paths(name: str) -> None:
     made = planned(disk(None, ["it carries ext4 named precious"]), wipe=[name])
     assert [step.action for step in made.steps] == ["wipe", "partition"]
-    assert made.sentences[0] == f"erase {DEVICE}: it carries ext4 named precious"
+    assert made.sentences[0] == f"Erase {DEVICE}: it carries ext4 named precious"
 
 
 OTHER = [

@@ -95,20 +95,20 @@ def test_secrets_show_nowhere() -> None:
 
 
 DRIFT: dict[str, tuple[str, Any, str]] = {
-    "authentication": ("targets.0.tpgs.0.attributes.authentication", 0, f"set authentication of target {WWN} to 1: it is 0"),
-    "demo mode": ("targets.0.tpgs.0.attributes.generate_node_acls", 1, f"set generate_node_acls of target {WWN} to 0: it is 1"),
+    "authentication": ("targets.0.tpgs.0.attributes.authentication", 0, f"Set authentication of target {WWN} to 1: it is 0"),
+    "demo mode": ("targets.0.tpgs.0.attributes.generate_node_acls", 1, f"Set generate_node_acls of target {WWN} to 0: it is 1"),
     "password": (
         "targets.0.tpgs.0.node_acls.0.chap_password",
         "another-password",
-        f"set the CHAP credentials of {INITIATOR} at target {WWN}",
+        f"Set the CHAP credentials of {INITIATOR} at target {WWN}",
     ),
-    "portal": ("targets.0.tpgs.0.portals", [], f"listen on 10.77.0.11:3260 for target {WWN}"),
-    "closed": ("targets.0.tpgs.0.enable", False, f"open target {WWN} to its initiators"),
-    "mapping": ("targets.0.tpgs.0.node_acls.0.mapped_luns", [], f"show LUN 0 as LUN 0 to {INITIATOR} at target {WWN}"),
+    "portal": ("targets.0.tpgs.0.portals", [], f"Listen on 10.77.0.11:3260 for target {WWN}"),
+    "closed": ("targets.0.tpgs.0.enable", False, f"Open target {WWN} to its initiators"),
+    "mapping": ("targets.0.tpgs.0.node_acls.0.mapped_luns", [], f"Show LUN 0 as LUN 0 to {INITIATOR} at target {WWN}"),
     "write protection": (
         "targets.0.tpgs.0.node_acls.0.mapped_luns.0.write_protect",
         True,
-        f"make mapped LUN 0 of {INITIATOR} at target {WWN} writable",
+        f"Make mapped LUN 0 of {INITIATOR} at target {WWN} writable",
     ),
 }
 
@@ -426,4 +426,4 @@ def test_a_failure_at_any_call_is_told_and_never_opens_or_saves(position: int, t
     assert PASSWORD not in str(caught.value)
     assert len(library.calls) == position
     assert not (tmp_path / "saveconfig.json").exists()
-    assert caught.value.left[-1].startswith("save the configuration")
+    assert caught.value.left[-1].startswith("Save the configuration")

@@ -32,7 +32,7 @@ def planned(*options: dict[str, Any]) -> Plan:
 def test_missing_files_are_written_with_their_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.conf"
     made = planned(option(path, mode="0600"))
-    assert made.sentences == [f"write {path}"]
+    assert made.sentences == [f"Write {path}"]
     assert made.diff == {"before": {str(path): []}, "after": {str(path): ["new"]}}
     made.carry_out(files.apply)
     assert path.read_text(encoding="utf-8") == "new\n"

@@ -47,8 +47,15 @@ def test_a_missing_model_is_reported_and_not_listed(tmp_path: Path) -> None:
 
 def test_check_mode_tells_what_will_be_copied(tmp_path: Path) -> None:
     made = store.plan(look(tmp_path), models(), guards(tmp_path, check_mode=True))
-    assert made.sentences == [f"copy model tiny to {tmp_path} and verify it", f"write {tmp_path}/manifest.json"]
+    assert made.sentences == [f"Copy model tiny to {tmp_path} and verify it", f"Write {tmp_path}/manifest.json"]
     assert made.after["manifest.json"]["models"][0]["size"] == "as copied"
+
+
+def test_check_mode_foresees_no_manifest_where_it_will_be_the_same(filled: Path) -> None:
+    store.write_json(filled / "manifest.json", store.manifest(look(filled), models()), mode=0o644)
+    (filled / "tiny.gguf").unlink()
+    made = store.plan(look(filled), models(), guards(filled, check_mode=True))
+    assert made.sentences == [f"Copy model tiny to {filled} and verify it"]
 
 
 def test_a_verified_model_is_listed_and_remembered(filled: Path) -> None:
