@@ -7,7 +7,8 @@
 `ollama serve` answers /api/version, /api/tags, /api/ps, /api/show, /api/generate, /api/chat, /api/create, /api/blobs, /v1/models and
 /v1/chat/completions; `ollama list|ps|show|run|create` are its clients. Environment as Ollama's: OLLAMA_HOST, OLLAMA_MODELS,
 OLLAMA_NUM_PARALLEL, OLLAMA_MAX_QUEUE, OLLAMA_CONTEXT_LENGTH. Its own, for tests: STANDIN_TOKENS (tokens of an answer),
-STANDIN_FIRST_TOKEN_S and STANDIN_TOKEN_S (delays). The answer counts its tokens, so a test sees a lost or a doubled one.
+STANDIN_FIRST_TOKEN_S and STANDIN_TOKEN_S (delays); a request may set them for itself: "standin": {"tokens": 3, "first_token_s": 0.5,
+"token_s": 0.1}. The answer counts its tokens, so a test sees a lost or a doubled one.
 """
 
 from __future__ import annotations
@@ -116,9 +117,11 @@ class Engine:
         self.store = Store(Path(setting("OLLAMA_MODELS", str(Path.home() / ".ollama" / "models"))))
         self.slots = threading.Semaphore(int(setting("OLLAMA_NUM_PARALLEL", "1")))
         self.room = threading.Semaphore(int(setting("OLLAMA_NUM_PARALLEL", "1")) + int(setting("OLLAMA_MAX_QUEUE", "512")))
-        self.tokens = int(setting("STANDIN_TOKENS", "8"))
-        self.first = float(setting("STANDIN_FIRST_TOKEN_S", "0"))
-        self.each = float(setting("STANDIN_TOKEN_S", "0"))
+        self.pace = {
+            "tokens": int(setting("STANDIN_TOKENS", "8")),
+            "first_token_s": float(setting("STANDIN_FIRST_TOKEN_S", "0")),
+            "token_s": float(setting("STANDIN_TOKEN_S", "0")),
+        }
         self.loaded: dict[str, Json] = {}
 
     @contextmanager
@@ -145,13 +148,14 @@ class Engine:
             "context_length": context,
         }
 
-    def answer(self, limit: int | None) -> Iterator[str]:
+    def answer(self, limit: int | None, wish: Json | None) -> Iterator[str]:
         """The tokens of an answer, each with its number."""
-        time.sleep(self.first)
-        count = self.tokens if limit is None or limit < 0 else min(limit, self.tokens)
+        pace = {**self.pace, **(wish or {})}
+        time.sleep(pace["first_token_s"])
+        count = int(pace["tokens"]) if limit is None or limit < 0 else min(limit, int(pace["tokens"]))
         for number in range(1, count + 1):
             if number > 1:
-                time.sleep(self.each)
+                time.sleep(pace["token_s"])
             yield f"token{number} "
 
 
@@ -234,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
             limit = (body.get("options") or {}).get("num_predict")
             streaming = body.get("stream", True)
             words: list[str] = []
-            for text in self.engine.answer(limit):
+            for text in self.engine.answer(limit, body.get("standin")):
                 if streaming:
                     self._open_stream("application/x-ndjson")
                     self._chunk(json.dumps({**stamp, "created_at": now(), **wrap(text), "done": False}) + "\n")
@@ -256,7 +260,7 @@ class Handler(BaseHTTPRequestHandler):
         stamp = {"id": "chatcmpl-1", "created": int(time.time()), "model": name, "system_fingerprint": "fp_ollama"}
         with self.engine.slot():
             words = []
-            for text in self.engine.answer(body.get("max_tokens")):
+            for text in self.engine.answer(body.get("max_tokens"), body.get("standin")):
                 if body.get("stream"):
                     self._open_stream("text/event-stream")
                     self._event({**stamp, **_delta({"role": "assistant", "content": text}, None)})

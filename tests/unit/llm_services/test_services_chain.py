@@ -126,7 +126,7 @@ def ask_in_threads(chain: Chain, count: int) -> list[Any]:
 
 
 def test_a_full_queue_says_so_at_once(tmp_path: Path) -> None:
-    slow = {"STANDIN_FIRST_TOKEN_S": "1", "STANDIN_TOKENS": "1"}
+    slow = {"STANDIN_FIRST_TOKEN_S": "2", "STANDIN_TOKENS": "1"}
     chain = Chain(tmp_path, environment=slow, engines=1, llm_services_parallel=1, llm_services_queue=2)
     try:
         answers = ask_in_threads(chain, 8)
@@ -144,14 +144,14 @@ def test_an_engine_that_dies_or_hangs_is_left_out_and_all_gone_is_said(tmp_path:
     try:
         first = chain.engines[0]
         first.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(2.5)
         assert {answer.status for answer in ask_in_threads(chain, 10)} == {200}, "an engine that accepts and never answers was asked"
         first.send_signal(signal.SIGCONT)
         time.sleep(4)
         first.kill()
         assert {answer.status for answer in ask_in_threads(chain, 20)} == {200}, "a request failed though an engine was alive"
         chain.engines[1].kill()
-        time.sleep(1.5)
+        time.sleep(2.5)
         gone = chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED)
         assert (gone.status, gone.headers["Retry-After"]) == (503, "5")
         assert chain.ask("GET", "/health").status == 503
