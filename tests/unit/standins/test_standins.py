@@ -20,10 +20,11 @@ from typing import Callable
 
 import pytest
 
-STANDINS = Path(__file__).resolve().parents[2] / "standins"
-sys.path.insert(0, str(STANDINS.parent / "lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
 
 from labkit import images
+
+STANDINS = Path(__file__).resolve().parents[2] / "standins"
 
 
 def load(path: Path) -> ModuleType:
