@@ -22,7 +22,8 @@ from .say import LabError, say, step
 from .vm import CLEAN, VirtualMachine
 
 AnyMachine = Union[VirtualMachine, ContainerMachine]
-BOOT_SECONDS = 240
+# An emulated machine on a busy host may take minutes.
+BOOT_SECONDS = 600
 NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
 
 
