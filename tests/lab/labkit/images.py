@@ -196,7 +196,7 @@ RECIPES = (
             "ExposedPorts": {"11434/tcp": {}},
         },
         drop=_UNUSED_PYTHON,
-        links={"usr/bin/python3": "python3.13"},
+        links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13"},
         copies={"usr/bin/ollama": STANDINS / "ollama" / "ollama.py"},
     ),
 )
