@@ -18,23 +18,23 @@ PYTEST := $(BIN)/python -m pytest -q
 LINT := lint-style lint-types lint-docs lint-ansible lint-sanity lint-importer
 TEST := test-unit test-installed test-swarm test-lab
 
-.PHONY: venv venvs link lock ci-forget ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
+.PHONY: packages venv venvs link lock ci-forget ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
-demo: venv ## bring a lab up, run site.yml on it, ask the LLM a question
+demo: packages venv ## bring a lab up, run site.yml on it, ask the LLM a question
 	@tests/lab/lab demo
 
 lint: venvs ## every check that runs no part of the collection
 	@$(BIN)/python tests/tools/rungs.py run $(LINT)
 
-test: venvs ## every test that exists, but for test-long
+test: packages venvs ## every test that exists, but for test-long
 	@$(BIN)/python tests/tools/rungs.py run $(TEST)
 
 bench: venv link ## one line a measurement, also in build/bench.json
 	@$(BIN)/python tests/bench/bench.py
 
-lab-up: venv ## the lab's machines, for work by hand
+lab-up: packages venv ## the lab's machines, for work by hand
 	@tests/lab/lab up
 
 lab-down: ## end every process of the lab
@@ -86,6 +86,9 @@ lint-importer: venv
 	@$(BIN)/python tests/tools/importer.py
 
 # --- what the above stand on ----------------------------------------------------------------------------------------------
+packages:
+	@.ci/packages
+
 venv:
 	@$(PYTHON) tests/tools/venvs.py
 
