@@ -154,6 +154,16 @@ def test_an_unreachable_machine_stops_all_before_any_change(collections: Path, t
     assert "Connection refused" in output
 
 
+def test_a_playbook_alone_asks_for_its_own_machines_only(collections: Path, tmp_path: Path) -> None:
+    inventory = three_hosts()
+    inventory["all"]["children"] = {"storage_hosts": {"hosts": {"storage1": dict(NOBODY)}}}
+    output = refusal(collections, tmp_path, inventory, "storage")
+    assert "storage1 cannot be reached, so nothing was changed on any machine." in output
+    inventory["all"]["children"] = {"gpu_workers": {"hosts": {"gpu1": dict(NOBODY)}}}
+    output = refusal(collections, tmp_path, inventory, "storage")
+    assert "The inventory has no group storage_hosts. Add it" in output
+
+
 def test_an_unsupported_distribution_stops_all_before_any_change(collections: Path, tmp_path: Path) -> None:
     facts = tmp_path / "plugins"
     facts.mkdir()

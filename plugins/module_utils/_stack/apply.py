@@ -48,7 +48,7 @@ class Applier:
 
     def do(self, step: Step) -> None:
         """Take one step."""
-        verb, _, kind = step.action.partition("_")
+        verb, _sep, kind = step.action.partition("_")
         if verb == "create":
             self._create(step.data)
         elif verb == "deploy":

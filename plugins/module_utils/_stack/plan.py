@@ -32,8 +32,8 @@ def plan(current: Current, wanted: Wanted) -> Plan:
         f"`docker service rm {name}` removes it."
         for name in sorted(set(here) - set(wanted.specs))
     )
-    before = {name: {path: old for path, (old, _) in found.items()} for name, found in differing.items()}
-    after = {name: {path: new for path, (_, new) in found.items()} for name, found in differing.items()}
+    before = {name: {path: old for path, (old, _new) in found.items()} for name, found in differing.items()}
+    after = {name: {path: new for path, (_old, new) in found.items()} for name, found in differing.items()}
     for item in missing:
         before[item.full_name(wanted.stack)] = {"content": _old_text(item, current, wanted.stack)}
         after[item.full_name(wanted.stack)] = {"content": _new_text(item)}
@@ -66,7 +66,7 @@ def _new_text(item: Item) -> Any:
 def _old_text(item: Item, current: Current, stack: str) -> Any:
     """What the config of that name holds now that some service of the stack uses."""
     prefix = f"{stack}_{item.name}_"
-    used = {name for service in current.services for _, name in _references(service.spec)}
+    used = {name for service in current.services for _kind, name in _references(service.spec)}
     texts = [
         stored.text for stored in current.stored if stored.kind == item.kind and stored.name.startswith(prefix) and stored.name in used
     ]

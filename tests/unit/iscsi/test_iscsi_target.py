@@ -371,7 +371,7 @@ class Library:
             def __setattr__(self, key: str, value: Any) -> None:
                 library.note(f"set {name}.{key}")
 
-            def set_attribute(self, key: str, _: Any) -> None:
+            def set_attribute(self, key: str, _value: Any) -> None:
                 library.note(f"set {name}.{key}")
 
             def list_attributes(self, *, writable: bool) -> list[str]:

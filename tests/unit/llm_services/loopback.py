@@ -42,7 +42,7 @@ def free_port() -> int:
 
 def until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until something listens."""
-    for _ in range(200):
+    for _attempt in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -103,7 +103,7 @@ class Chain:
         self._start("nginx", [program("nginx", "nginx-light"), "-e", "stderr", "-c", str(path), "-g", "daemon off;"], self.port)
 
     def _until_healthy(self) -> None:
-        for _ in range(100):
+        for _attempt in range(100):
             if self.ask("GET", "/health").status == 200:
                 return
             time.sleep(0.1)

@@ -117,7 +117,7 @@ def ask_in_threads(chain: Chain, count: int) -> list[Any]:
     def one() -> None:
         answers.append(chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED))
 
-    threads = [threading.Thread(target=one) for _ in range(count)]
+    threads = [threading.Thread(target=one) for _number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -91,7 +91,7 @@ def steps() -> Plan:
 def test_the_steps_become_commands_and_secrets_travel_on_standard_input() -> None:
     docker = Docker()
     steps().carry_out(Applier(docker, WANTED, registry_auth=True).do)
-    commands = [" ".join(argv) for argv, _ in docker.seen]
+    commands = [" ".join(argv) for argv, _stdin in docker.seen]
     assert commands == [
         f"docker config create --label com.docker.stack.namespace=web {CONF.full_name('web')} -",
         f"docker secret create --label com.docker.stack.namespace=web {KEY.full_name('web')} -",
