@@ -22,12 +22,9 @@ from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
 from labkit.play import Outcome, play
+from places import MACHINES, MANAGER, MODELS, SITE, TOKEN
 
 HERE = Path(__file__).resolve().parent
-MANAGER, WORKERS = "gpu4", ("gpu5", "gpu6")
-MACHINES = (MANAGER, *WORKERS)
-MODELS = ("10.77.0.1", "8444")
-TOKEN = "lab-only-model-token"
 
 
 def forget(lab: Lab) -> None:
@@ -85,9 +82,6 @@ def run(lab: Lab, models: str) -> Callable[..., Outcome]:
         return play(lab, paths[0], *options, variables=extra, inventory=(HERE / "inventory",))
 
     return run_playbooks
-
-
-SITE = ("swarm", "workers", "services")
 
 
 @pytest.fixture(scope="session")

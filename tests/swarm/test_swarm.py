@@ -11,9 +11,9 @@ import time
 from typing import Any, Callable
 
 import pytest
-from conftest import MANAGER, SITE, WORKERS
 from labkit.lab import Lab
 from labkit.play import Outcome
+from places import MANAGER, SITE, WORKERS
 
 Docker = Callable[[str], str]
 Run = Callable[..., Outcome]
@@ -99,11 +99,7 @@ def test_a_new_configuration_rolls_and_one_generation_is_kept(run: Run, docker: 
     ("variables", "text"),
     [
         ({"llm_services_api_keys": []}, "llm_services_api_keys has 0 keys. Give at least one"),
-        ({"llm_services_api_keys": [{"name": "a", "key": "short"}]}, "not usable: a. Give at least one"),
-        ({"llm_services_model": ""}, 'llm_services_model is ""'),
-        ({"llm_services_tls_key": "/etc/x.key"}, "Only one of llm_services_tls_certificate and llm_services_tls_key is set."),
         ({"llm_services_engine_replicas": 0}, "no worker has a GPU that the swarm knows"),
-        ({"llm_services_engine": "llamacpp", "llm_services_engine_image": ""}, "llm_services_engine_image is empty"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_changes(run: Run, docker: Docker, variables: dict[str, Any], text: str) -> None:

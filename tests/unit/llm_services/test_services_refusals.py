@@ -1,0 +1,84 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role refuses by its variables alone, each with its whole message; one run of ansible-playbook for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+COLLECTIONS = Path(__file__).resolve().parents[3] / "build" / "collections"
+GOOD = {
+    "llm_services_model": "tiny",
+    "llm_services_model_file": "tiny.gguf",
+    "llm_services_api_keys": [{"name": "team", "key": "a-key-of-the-tests-only"}],
+}
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, ""),
+    "ollama with a store of its own": ({"llm_services_model_file": ""}, ""),
+    "no model": ({"llm_services_model": ""}, 'llm_services_model is "" and llm_services_model_file is "tiny.gguf". Set llm_services_model'),
+    "llamacpp without a file": (
+        {"llm_services_engine": "llamacpp", "llm_services_engine_image": "x:1", "llm_services_model_file": ""},
+        "(llamacpp needs it; ollama without it expects a model store of its own there).",
+    ),
+    "a file elsewhere": ({"llm_services_model_file": "../x.gguf"}, 'llm_services_model_file is "../x.gguf"'),
+    "llamacpp without an image": ({"llm_services_engine": "llamacpp"}, "llm_services_engine_image is empty, and llama.cpp has no default."),
+    "no keys": ({"llm_services_api_keys": []}, "llm_services_api_keys has 0 keys. Give at least one;"),
+    "a short key": ({"llm_services_api_keys": [{"name": "a", "key": "short"}]}, "has 1 keys; not usable: a. Give at least one;"),
+    "a name that breaks the map": (
+        {"llm_services_api_keys": [{"name": 'a";', "key": "a-key-of-the-tests-only"}]},
+        'not usable: a";. Give at least one;',
+    ),
+    "one key twice": (
+        {"llm_services_api_keys": [{"name": name, "key": "a-key-of-the-tests-only"} for name in "ab"]},
+        "each needs a name of its own",
+    ),
+    "half a certificate": ({"llm_services_tls_key": "/x"}, "Only one of llm_services_tls_certificate and llm_services_tls_key is set."),
+    "no queue": ({"llm_services_queue": 0}, "llm_services_queue 0 and llm_services_context_length 8192. The first two are at least 1"),
+}
+
+
+def playbook(out: Path) -> list[dict[str, Any]]:
+    """A play that tries every case and writes down what was said."""
+    tasks: list[dict[str, Any]] = []
+    for name, (changes, _) in CASES.items():
+        include = {"name": "selfhosted.llm_stack.llm_services", "tasks_from": "options"}
+        tried = {"ansible.builtin.include_role": include, "vars": {**GOOD, **changes}}
+        said = {"ansible.builtin.set_fact": {"said": "{{ said | combine({case: ansible_failed_result.msg}) }}"}, "vars": {"case": name}}
+        tasks.append({"block": [tried], "rescue": [said]})
+    tasks.append({"ansible.builtin.copy": {"content": "{{ said | to_json }}", "dest": str(out), "mode": "0600"}})
+    return [{"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": {"said": {}}, "tasks": tasks}]
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The message of every case that was refused."""
+    place = tmp_path_factory.mktemp("refusals")
+    (place / "play.yml").write_text(yaml.safe_dump(playbook(place / "said.json")))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    argv = [str(program if program.exists() else shutil.which("ansible-playbook")), "-i", "localhost,", str(place / "play.yml")]
+    ours = os.environ.get("ANSIBLE_COLLECTIONS_PATH") or str(COLLECTIONS)
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": ours, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, cwd=place)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found: dict[str, str] = json.loads((place / "said.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_variables_alone_tell(said: dict[str, str], name: str) -> None:
+    wanted = CASES[name][1]
+    if wanted:
+        assert wanted in " ".join(said[name].split())
+        assert "a-key-of-the-tests-only" not in said[name]
+    else:
+        assert name not in said
