@@ -14,11 +14,19 @@ from pathlib import Path
 import package
 
 COMPLAINT = re.compile(r"^(WARNING|ERROR|CRITICAL): ")
-# Complaints that say nothing about the collection.
-HARMLESS = (
-    # The importer looks for files that only ansible-test of old releases needs.
-    "no tests/sanity/ignore",
-)
+# The importer gives ansible-lint three minutes, which is short on two busy cores.
+PATIENT = """
+import subprocess, sys
+from galaxy_importer import main
+from galaxy_importer.loaders import collection
+
+class Patient(subprocess.Popen):
+    def communicate(self, input=None, timeout=None):
+        return super().communicate(input, timeout and 1200)
+
+collection.Popen = Patient
+sys.exit(main.main())
+"""
 
 
 def main() -> int:
@@ -28,10 +36,10 @@ def main() -> int:
     place.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "GALAXY_IMPORTER_CONFIG": str(Path(__file__).with_name("galaxy-importer.cfg")), "ANSIBLE_NOCOLOR": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    argv = [sys.executable, "-m", "galaxy_importer.main", str(artifact)]
+    argv = [sys.executable, "-c", PATIENT, str(artifact)]
     ended = subprocess.run(argv, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(ended.stdout)
-    complaints = [line for line in ended.stdout.splitlines() if COMPLAINT.match(line) and not any(text in line for text in HARMLESS)]
+    complaints = [line for line in ended.stdout.splitlines() if COMPLAINT.match(line)]
     for line in complaints:
         print(f"importer: not accepted: {line}", file=sys.stderr)
     return 1 if ended.returncode or complaints else 0
