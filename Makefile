@@ -22,7 +22,7 @@ TEST := test-unit test-installed test-swarm test-lab
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
-demo: packages venv ## bring a lab up, run site.yml on it, ask the LLM a question
+demo: packages venv link ## bring a lab up, run site.yml on it, ask the LLM a question
 	@tests/lab/lab demo
 
 lint: venvs ## every check that runs no part of the collection
