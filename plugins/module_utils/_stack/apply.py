@@ -80,20 +80,37 @@ def wait_until_settled(
     """Wait until every service of the stack runs as often as it should.
 
     :param deployed: services were just changed; a state then counts only when it was seen twice, because an update begins late.
-    :raises StackError: it took longer than ``seconds``, or an update was given up; with what the tasks say.
+    :raises StackError: it took longer than ``seconds``, tasks fail again and again, or an update was given up; with what the tasks say.
     """
-    end = clock() + seconds
+    begin = clock()
     # A deployment forgets how earlier updates ended, so a rollback seen after it is its own.
     gave_up = ("paused", "rollback_paused", *(("rollback_completed",) if deployed else ()))
+    failures = _Failures()
     calm = 0
     while True:
         services = read_running(runner, stack)
         calm = calm + 1 if all(service.settled and service.update not in gave_up for service in services) else 0
         if calm > (1 if deployed else 0):
             return services
-        if any(service.update in gave_up for service in services) or clock() >= end:
-            raise StackError(_complaint(stack, services, seconds))
+        hopeless = failures.too_many(services) or any(service.update in gave_up for service in services)
+        if hopeless or clock() - begin >= seconds:
+            raise StackError(_complaint(stack, services, clock() - begin))
         sleep(2)
+
+
+class _Failures:
+    """Counts the tasks that fail while we look, so that a service that cannot start is not waited for to the end."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, set[str]] = {}
+
+    def too_many(self, services: tuple[Running, ...]) -> bool:
+        """Whether a service had five failures for each task it wants, since the first look."""
+        for service in services:
+            before = self._before.setdefault(service.name, service.failed)
+            self._seen.setdefault(service.name, set()).update(service.failed - before)
+        return any(len(self._seen[service.name]) >= 5 * max(1, service.wanted) for service in services)
 
 
 def _complaint(stack: str, services: tuple[Running, ...], seconds: float) -> str:
@@ -107,6 +124,6 @@ def _complaint(stack: str, services: tuple[Running, ...], seconds: float) -> str
         ]
         lines.append(f"{service.name} runs {service.running} of {service.wanted}{update} ({'; '.join(tasks) or 'no task yet'})")
     return (
-        f"Stack {stack} is deployed, but not all of it runs as it should (given {seconds:.0f} s): {'; '.join(lines)}. "
+        f"Stack {stack} is deployed, but after {seconds:.0f} s not all of it runs as it should: {'; '.join(lines)}. "
         "Correct what the tasks say (`docker service logs NAME` has more) and run again."
     )

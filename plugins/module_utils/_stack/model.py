@@ -92,13 +92,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Running:
-    """How far a service has got."""
+    """How far a service has got.
+
+    :param failed: IDs of its tasks that ended with an error or could not start, as far as the swarm remembers them.
+    """
 
     name: str
     running: int
     wanted: int
     update: str = ""
     tasks: tuple[Task, ...] = ()
+    failed: frozenset[str] = frozenset()
 
     @property
     def settled(self) -> bool:

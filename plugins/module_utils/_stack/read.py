@@ -67,24 +67,29 @@ def read_running(runner: Runner, stack: str) -> tuple[Running, ...]:
         return ()
     updates = runner.run(("docker", "service", "inspect", "--format", "{{.Spec.Name}} {{with .UpdateStatus}}{{.State}}{{end}}", *counts))
     states = {line.split()[0]: [*line.split(), ""][1] for line in updates.stdout.splitlines() if line}
-    tasks = _tasks(runner, tuple(counts))
-    return tuple(
-        Running(name, int(count[0]), int(count[2]), states.get(name, ""), tuple(task for task in tasks if task.name.startswith(f"{name}.")))
-        for name, count in sorted(counts.items())
-    )
+    rows = _task_rows(runner, tuple(counts))
+    return tuple(_running(name, count, states.get(name, ""), rows) for name, count in sorted(counts.items()))
 
 
-def _tasks(runner: Runner, services: tuple[str, ...]) -> list[Task]:
-    """The newest task of every slot."""
+def _running(name: str, count: tuple[str, str, str], update: str, rows: list[dict[str, str]]) -> Running:
+    ours = [row for row in rows if row["Name"].startswith(f"{name}.")]
+    failed = frozenset(row["ID"] for row in ours if row["CurrentState"].startswith(("Failed", "Rejected")))
+    return Running(name, int(count[0]), int(count[2]), update, _newest(ours), failed)
+
+
+def _task_rows(runner: Runner, services: tuple[str, ...]) -> list[dict[str, str]]:
     shown = runner.run(("docker", "service", "ps", "--no-trunc", "--format", "{{json .}}", *services)).stdout
+    rows = [json.loads(line) for line in shown.splitlines()]
+    return [{**row, "Name": row["Name"].replace("\\_ ", "").strip()} for row in rows]
+
+
+def _newest(rows: list[dict[str, str]]) -> tuple[Task, ...]:
+    """The newest task of every slot, with the error of the one before it where it has none yet."""
     newest: dict[str, Task] = {}
-    for line in shown.splitlines():
-        row = json.loads(line)
-        name = row["Name"].replace("\\_ ", "").strip()
-        # The list has the newest first; an older task of the same slot still tells why it failed.
-        known = newest.get(name)
+    for row in rows:
+        known = newest.get(row["Name"])
         if known is None:
-            newest[name] = Task(name, row["Node"], row["CurrentState"], row["Error"])
+            newest[row["Name"]] = Task(row["Name"], row["Node"], row["CurrentState"], row["Error"])
         elif not known.error and row["Error"] and not known.state.startswith("Running"):
-            newest[name] = Task(name, known.node, known.state, f"{row['Error']} (on {row['Node']})")
-    return list(newest.values())
+            newest[row["Name"]] = Task(known.name, known.node, known.state, f"{row['Error']} (on {row['Node']})")
+    return tuple(newest.values())

@@ -121,8 +121,14 @@ def test_nothing_in_the_compose_file_is_interpolated() -> None:
 
 def answers(replicas: str, update: str = "", error: str = "") -> dict[str, str]:
     tasks = [
-        {"Name": "web_server.1", "Node": "" if error else "n1", "CurrentState": "Pending 1s" if error else "Running 1s", "Error": error},
-        {"Name": " \\_ web_server.1", "Node": "n1", "CurrentState": "Failed 9s", "Error": "exit 1"},
+        {
+            "ID": "t2",
+            "Name": "web_server.1",
+            "Node": "" if error else "n1",
+            "CurrentState": "Pending 1s" if error else "Running 1s",
+            "Error": error,
+        },
+        {"ID": "t1", "Name": " \\_ web_server.1", "Node": "n1", "CurrentState": "Failed 9s", "Error": "exit 1"},
     ]
     return {
         "docker service ls": f"web_server {replicas}\n",
@@ -162,6 +168,25 @@ def test_a_settled_stack_is_not_waited_for_and_a_changed_one_is_looked_at_twice(
 def test_what_does_not_settle_is_said_with_the_words_of_its_tasks(docker: Docker, text: str) -> None:
     with pytest.raises(StackError, match=text):
         settle(docker)
+
+
+def test_a_service_whose_tasks_fail_again_and_again_is_not_waited_for_to_the_end() -> None:
+    class Failing(Docker):
+        """Every look finds one more failed task; the swarm remembers five."""
+
+        looks = 0
+
+        def run(self, argv: Sequence[str], *, stdin: str | None = None, ok: Sequence[int] = (0,)) -> Completed:
+            if argv[:3] != ("docker", "service", "ps"):
+                return super().run(argv, stdin=stdin, ok=ok)
+            self.looks += 1
+            row = {"Name": "web_server.1", "Node": "n1", "CurrentState": "Failed 1s", "Error": "exit 1"}
+            return Completed(0, "\n".join(json.dumps({**row, "ID": f"t{number}"}) for number in range(self.looks, self.looks + 5)), "")
+
+    docker = Failing({"docker service ls": "web_server 0/1\n", "docker service inspect": "web_server\n"})
+    with pytest.raises(StackError, match=r"after 10 s not all of it runs as it should: web_server runs 0 of 1 .*exit 1"):
+        settle(docker, seconds=900)
+    assert docker.looks == 6
 
 
 def test_an_update_that_was_rolled_back_is_no_success() -> None:
