@@ -52,6 +52,7 @@ def test_check_mode_on_a_fresh_lab_shows_the_plan(lab: Lab, untouched: Callable[
 BAD_VARIABLES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown variable": ({"storage_host_pol": []}, ("storage_host_pol", "storage_host_pool")),
     "a mistyped variable": ({"llm_services_parallel": "many"}, ("llm_services_parallel", "many")),
+    "services without a key": ({"llm_services_api_keys": []}, ("llm_services_api_keys has 0 keys",)),
     "an unknown value": ({"llm_services_engine": "vllm"}, ("llm_services_engine", "vllm", "llamacpp")),
     "a wrong model checksum": (
         {"storage_host_models": [{"name": "tiny", "file": "tiny.gguf", "src": "MODEL", "sha256": "0" * 64}]},
