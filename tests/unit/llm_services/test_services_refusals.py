@@ -50,7 +50,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def playbook(out: Path) -> list[dict[str, Any]]:
     """A play that tries every case and writes down what was said."""
     tasks: list[dict[str, Any]] = []
-    for name, (changes, _number) in CASES.items():
+    for name, (changes, _sentence) in CASES.items():
         include = {"name": "selfhosted.llm_stack.llm_services", "tasks_from": "options"}
         tried = {"ansible.builtin.include_role": include, "vars": {**GOOD, **changes}}
         said = {"ansible.builtin.set_fact": {"said": "{{ said | combine({case: ansible_failed_result.msg}) }}"}, "vars": {"case": name}}
