@@ -51,7 +51,8 @@ class Runner:
         command = tuple(argv)
         environment = dict(os.environ, PATH=_PATH, LC_ALL="C", LANGUAGE="C")
         try:
-            ended = subprocess.run(
+            # This knows no AnsibleModule, so that planners and appliers serve other programs too.
+            ended = subprocess.run(  # pylint: disable=ansible-bad-function
                 command,
                 input=stdin if stdin is not None else "",
                 capture_output=True,
