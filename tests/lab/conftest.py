@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Callable, Iterator
@@ -19,12 +20,15 @@ from labkit.lab import Lab
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The four machines, clean, with what the inventory refers to; a lab that was up before stays up."""
+    """The four machines, clean, with what the inventory refers to; a lab that was up before stays up.
+
+    LLM_LAB_KEEP=1, set by a person at work on the tests, leaves the machines as they are.
+    """
     found = Lab()
     was_up = any(machine.running for machine in found.machines())
     found.up()
     prepare(found.paths)
-    if was_up:
+    if was_up and os.environ.get("LLM_LAB_KEEP") != "1":
         found.load("clean")
     yield found
     if not was_up:
