@@ -13,7 +13,9 @@ from typing import Callable, Iterator
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
+import package
 from labkit.artifacts import prepare
 from labkit.lab import Lab
 
@@ -39,3 +41,9 @@ def lab() -> Iterator[Lab]:
 def on(lab: Lab) -> Callable[..., str]:
     """Run a command line on a machine: ``on("storage1", "zpool list")``."""
     return lab.ssh
+
+
+@pytest.fixture(scope="session")
+def installed_collection() -> Path:
+    """The collection as others get it, installed alone; what ANSIBLE_COLLECTIONS_PATH must be."""
+    return package.install(package.BUILD / "installed-lab")

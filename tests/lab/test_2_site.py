@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_edge_refuses_a_wrong_key(converged: Lab) -> None:
     assert ended.stdout.endswith("401")
 
 
-def test_the_second_run_changes_nothing_as_an_installed_collection(converged: Lab, installed_collection: object) -> None:
+def test_the_second_run_changes_nothing_as_an_installed_collection(converged: Lab, installed_collection: Path) -> None:
     outcome = play(converged, "selfhosted.llm_stack.site", collections=installed_collection)
     assert outcome.status == 0
     assert outcome.changed == ()
