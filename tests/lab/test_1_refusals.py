@@ -16,7 +16,7 @@ from labkit.play import INVENTORY, SITE, Outcome, play
 # What each machine looks like while nothing was done to it.
 FINGERPRINT = (
     "(zpool list -H -o name 2>/dev/null; lsblk -rno NAME,PARTLABEL; systemctl is-active docker nfs-server nginx; cat /etc/fstab;"
-    " ls /etc/exports.d /etc/docker /etc/nginx/sites-enabled /etc/nginx/conf.d /var/lib/llm-stack /etc/llm-stack 2>/dev/null) 2>&1"
+    " ls /etc/exports.d /etc/docker /etc/nginx/sites-enabled /etc/nginx/conf.d /var/lib/llm-stack /etc/llm-stack 2>/dev/null) 2>&1; true"
 )
 
 
