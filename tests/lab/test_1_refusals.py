@@ -80,10 +80,10 @@ def test_bad_variable_stops_before_any_change(lab: Lab, untouched: Callable[[], 
 
 def test_a_device_that_carries_data_is_refused(lab: Lab, on: Callable[..., str]) -> None:
     device = "/dev/disk/by-id/virtio-SPARE0"
-    on("storage1", f"mkfs.ext4 -q -F -L precious {device}")
+    on("storage1", f"mkswap --label precious {device}")
     pool = {"name": "llm", "vdevs": [{"type": "stripe", "devices": [device]}]}
     outcome = play(lab, SITE, variables={"storage_host_pools": [pool], "storage_host_partitions": []})
-    refused(outcome, device, "ext4", "wipe")
+    refused(outcome, device, "swap", "wipe")
     assert on("storage1", f"blkid -o value -s LABEL {device}").strip() == "precious"
     on("storage1", f"wipefs -q -a {device}")
 
