@@ -12,15 +12,29 @@ from typing import Callable
 import pytest
 from labkit import demo
 from labkit.lab import Lab
-from labkit.play import SITE, play
+from labkit.play import SITE, Outcome, play
 
 
 @pytest.fixture(scope="module")
-def converged(lab: Lab) -> Lab:
-    """The lab after the first run of site.yml."""
-    outcome = play(lab, SITE)
+def first_run(lab: Lab) -> Outcome:
+    """The first run of site.yml, as talkative as it can be."""
+    outcome = play(lab, SITE, "-vvv", "--diff")
     assert outcome.status == 0
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def converged(lab: Lab, first_run: Outcome) -> Lab:
+    """The lab after the first run of site.yml."""
     return lab
+
+
+def test_the_most_talkative_run_shows_no_secret(first_run: Outcome) -> None:
+    assert "ESTABLISH SSH CONNECTION" in first_run.text, "the run was not talkative enough for this test to mean anything"
+    # How every secret of inventories/lab begins; a swarm's join token; any private key.
+    for secret in ("lab-only-", "SWMTKN-", "PRIVATE KEY"):
+        shown = [line for line in first_run.text.splitlines() if secret in line]
+        assert shown == []
 
 
 def test_the_demo_question_is_answered_through_the_edge(converged: Lab, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ from .read import read_running
 def compose_text(wanted: Wanted) -> str:
     """The compose file, with configs and secrets under their full names; JSON is YAML, and no value is interpolated."""
     whole = dict(wanted.compose)
-    whole.setdefault("version", "3.9")
+    # The first that knows start_interval.
+    whole.setdefault("version", "3.12")
     for kind in ("config", "secret"):
         ours = {item.name: {"external": True, "name": item.full_name(wanted.stack)} for item in wanted.items if item.kind == kind}
         if ours:

@@ -104,7 +104,7 @@ def _mount(volume: dict[str, Any], names: Names) -> dict[str, Any]:
 
 
 def _health(check: dict[str, Any]) -> dict[str, Any]:
-    known = {"interval": "Interval", "timeout": "Timeout", "start_period": "StartPeriod"}
+    known = {"interval": "Interval", "timeout": "Timeout", "start_period": "StartPeriod", "start_interval": "StartInterval"}
     health: dict[str, Any] = {"Test": list(check["test"])}
     health.update({known[key]: duration(check[key]) for key in known if key in check})
     if "retries" in check:

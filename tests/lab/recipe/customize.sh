@@ -28,6 +28,11 @@ in_root systemctl disable docker.service docker.socket containerd.service nginx.
 in_root systemctl enable zfs-import-cache.service zfs-import.target zfs-mount.service zfs.target
 in_root systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer man-db.timer \
   dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-firstboot.service systemd-timesyncd.service
+# These find nothing in the lab, and each runs at every reload of systemd, which is slow on an emulated machine.
+install -d "$root/etc/systemd/system-generators"
+for generator in debug gpt-auto hibernate-resume rc-local run ssh system-update sysv tpm2; do
+  ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+done
 in_root passwd -d root >/dev/null
 
 kernel=$(in_root sh -c 'ls /lib/modules' | sort -V | tail -n 1)

@@ -198,3 +198,13 @@ def test_recorded_specifications_are_what_the_role_s_stack_becomes() -> None:
     network = RECORDED[0]["Spec"]["TaskTemplate"]["Networks"][0]["Target"]
     found = plan(Current(services=services, networks={network: "llm"}), Wanted("llm", compose, (), specs))
     assert found.diff == {"before": {}, "after": {}}
+
+
+def test_another_interval_of_the_health_check_is_seen() -> None:
+    goal = wanted(healthcheck={"test": ["CMD", "true"], "interval": "30s", "start_interval": "5s"})
+    here = converged(goal)
+    assert plan(here, goal).steps == ()
+    kept = copy.deepcopy(here.services[0].spec)
+    kept["TaskTemplate"]["ContainerSpec"]["Healthcheck"]["StartInterval"] = 10**9
+    found = plan(replace(here, services=(replace(here.services[0], spec=kept),)), goal)
+    assert [step.action for step in found.steps] == ["deploy"]
