@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(act=act, alone=alone)
         return made
 
-    add("build", "build the machine image and the container images where they are missing", _build, alone=True)
+    add("build", "build the machine image and the container images where they are missing, and boot them once", _build, alone=True)
     up = add("up", "bring the lab up, or the machines named", _up, alone=True)
     up.add_argument("machines", nargs="*", help="default: storage1 manager1 gpu1 gpu2")
     up.add_argument("--all-vm", action="store_true", help="every machine with a kernel of its own: the reference")
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(lab: Lab, _: argparse.Namespace) -> None:
     lab.build()
+    lab.boot_once()
     prepare(lab.paths)
 
 

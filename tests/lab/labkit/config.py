@@ -18,6 +18,7 @@ from .say import LabError
 LAB = Path(__file__).resolve().parent.parent
 REPO = LAB.parent.parent
 RECIPE = LAB / "recipe"
+NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
 SUITE = "trixie"
 GIB = 1024**3
 

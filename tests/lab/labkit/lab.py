@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Iterable, Sequence, Union
 
 from . import host, image, network
-from .config import EXTRA, MACHINES, REPO, Machine, Paths, machine
+from .config import EXTRA, MACHINES, NVIDIA_SMI, Machine, Paths, machine
 from .container import ContainerMachine
 from .process import run
 from .say import LabError, say, step
@@ -24,7 +24,6 @@ from .vm import CLEAN, VirtualMachine
 AnyMachine = Union[VirtualMachine, ContainerMachine]
 # An emulated machine on a busy host may take minutes.
 BOOT_SECONDS = 600
-NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
 
 
 class Lab:
@@ -73,6 +72,15 @@ class Lab:
         host.check(self.paths, [], built=self.image.complete)
         self.image = image.build(self.paths)
 
+    def boot_once(self) -> None:
+        """Boot the virtual machines of a lab that has none yet, so that later labs of this image start from their clean state."""
+        wanted = [spec for spec in MACHINES if spec.kind == "vm"]
+        made = [self._make(spec) for spec in wanted]
+        if self.machines() or all(found.kept.exists() for found in made if isinstance(found, VirtualMachine)):
+            return
+        self.up([spec.name for spec in wanted])
+        self.down(discard=True)
+
     def up(self, names: Iterable[str] = (), *, all_vm: bool = False) -> None:
         """Bring machines up: those named, or the lab's four; running ones stay as they are."""
         specs = self._wanted(list(names), all_vm)
@@ -84,15 +92,16 @@ class Lab:
         self._retire_other_kind(specs)
         self._remember_kinds({**self._kinds(), **{spec.name: spec.kind for spec in specs}})
         down = [found for found in map(self._make, specs) if not found.running]
-        fresh = [found for found in down if not found.created]
         if not down:
             say("all machines are up")
             return
-        with step(f"booting {', '.join(found.spec.name for found in down)}"):
+        fresh = [found for found in down if not found.created]
+        self._boot_once(fresh)
+        with step(f"starting {', '.join(found.spec.name for found in down)}"):
             for found in down:
-                self._boot(found)
+                self._start(found)
             self.wait([found.spec.name for found in down])
-        self._furnish(fresh)
+        self._after_load(fresh, CLEAN)
 
     def _wanted(self, names: list[str], all_vm: bool) -> list[Machine]:
         try:
@@ -115,28 +124,37 @@ class Lab:
                 old.discard()
 
     @staticmethod
-    def _boot(found: AnyMachine) -> None:
-        if isinstance(found, ContainerMachine):
-            if not found.created:
-                found.create()
+    def _start(found: AnyMachine) -> None:
+        if found.created:
             found.boot()
-        elif found.created:
+        elif isinstance(found, ContainerMachine):
+            found.create()
             found.boot()
         else:
             found.create()
-            found.boot(nvme=False)
+            found.load(CLEAN)
 
-    def _furnish(self, fresh: list[AnyMachine]) -> None:
-        """What a machine has before any role runs: a GPU to show, a clean snapshot, its NVMe disks."""
-        for found in fresh:
-            if found.spec.gpus:
+    def _boot_once(self, fresh: Sequence[AnyMachine]) -> None:
+        """Boot the virtual machines whose clean state is not kept yet, and keep it beside the image: a boot is slow where emulated."""
+        wanted = [found for found in fresh if isinstance(found, VirtualMachine) and not found.kept.exists()]
+        if not wanted:
+            return
+        with step(f"booting {', '.join(found.spec.name for found in wanted)} for the first time"):
+            for found in wanted:
+                found.create_blank()
+                found.boot(nvme=False)
+            self.wait([found.spec.name for found in wanted])
+        for found in wanted:
+            with step(f"keeping the clean state of {found.spec.name}"):
                 self._install_gpus(found.spec)
-            if isinstance(found, VirtualMachine):
-                with step(f"saving the clean state of {found.spec.name}"):
-                    found.save_live(CLEAN)
-                found.plug_nvme()
+                found.save_live(CLEAN)
+                found.cut()
+                found.keep()
 
     def _install_gpus(self, spec: Machine) -> None:
+        """A GPU to show, which a machine has before any role runs."""
+        if not spec.gpus:
+            return
         identities = [uuid.uuid5(uuid.NAMESPACE_DNS, f"{spec.name}/{number}") for number in range(len(spec.gpus))]
         lines = "".join(f"GPU-{identity}, {model}\n" for identity, model in zip(identities, spec.gpus))
         self.ssh(spec.name, "mkdir -p /etc/llm-lab && cat > /etc/llm-lab/gpus", stdin=lines)
@@ -202,7 +220,7 @@ class Lab:
     def _after_load(self, machines: list[AnyMachine], name: str) -> None:
         for found in machines:
             if isinstance(found, ContainerMachine):
-                if name == CLEAN and found.spec.gpus:
+                if name == CLEAN:
                     self._install_gpus(found.spec)
             elif found.snapshots()[name] == "live":
                 # The guest's clock stood still while the snapshot lay on the disk.

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import platform
 import shutil
+import tempfile
 from pathlib import Path
 
 from . import network
-from .config import GATEWAY, Disk, Machine, Paths
+from .config import GATEWAY, NVIDIA_SMI, Disk, Machine, Paths
 from .image import Image
 from .process import Daemon, run
 from .qmp import Qmp
@@ -61,12 +64,35 @@ class VirtualMachine:
     def _remember(self, name: str, how: str) -> None:
         (self.home / "snapshots.json").write_text(json.dumps({**self.snapshots(), name: how}))
 
+    @property
+    def kept(self) -> Path:
+        """Where the disks with this machine's clean snapshot are kept beside the image; another QEMU or setup has another place."""
+        qemu = run([QEMU, "--version"]).stdout
+        setup = repr((self.spec, self.accel, qemu)).encode() + Path(__file__).read_bytes() + NVIDIA_SMI.read_bytes()
+        return self.image.directory / "booted" / f"{self.spec.name}-{hashlib.sha256(setup).hexdigest()[:12]}"
+
+    def keep(self) -> None:
+        """Give the disks of the ended machine, with its clean snapshot, to all labs to come."""
+        kept = self.kept
+        kept.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix="new-") as place:
+            shutil.copytree(self.home, Path(place) / "disks")
+            # Another lab may have been faster; its disks are as good.
+            with contextlib.suppress(OSError):
+                (Path(place) / "disks").rename(kept)
+        self.discard()
+
     def create(self) -> None:
+        """The disks that were kept; :meth:`load` of the clean snapshot brings the machine up."""
+        self.discard()
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        run(["cp", "-a", "--sparse=always", str(self.kept), str(self.home)])
+
+    def create_blank(self) -> None:
         """New disks: the root an overlay on the image, the others empty."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "snapshots.json").unlink(missing_ok=True)
+        self.discard()
+        self.home.mkdir(parents=True)
         root = self.home / "root.qcow2"
-        root.unlink(missing_ok=True)
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(self.image.disk), str(root)])
         for disk in self.spec.disks:
             self._blank(disk)
