@@ -21,11 +21,12 @@ def inside(paths: Paths) -> list[str]:
 
 
 def create(paths: Paths) -> None:
-    """Make the namespace and its bridge, unless they are there."""
-    if _exists(paths.namespace):
-        return
-    run(["ip", "netns", "add", paths.namespace])
+    """Make the namespace and its bridge, unless they are there; what an interrupted run left is made anew."""
     ip = ["ip", "-n", paths.namespace]
+    if _exists(paths.namespace) and run([*ip, "-o", "link", "show", "br0", "up"], check=False).stdout:
+        return
+    destroy(paths)
+    run(["ip", "netns", "add", paths.namespace])
     run([*ip, "link", "set", "lo", "up"])
     run([*ip, "link", "add", "br0", "type", "bridge", "forward_delay", "0"])
     run([*ip, "address", "add", f"{GATEWAY}/{PREFIX}", "dev", "br0"])
