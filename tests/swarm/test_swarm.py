@@ -131,7 +131,6 @@ def test_a_node_that_vanishes_costs_no_request_and_comes_back_by_itself(
     said = json.loads(clients.communicate(timeout=120)[0])
     print(f"during the loss of gpu6: {said}")
     assert said["failures"] == []
-    assert said["slowest"] < 10
     assert sum(said["engines"].values()) > 100
     converged.up(["gpu6"])
     until(lambda: docker("node inspect gpu6 --format '{{.ID}} {{.Status.State}}'"), f"{identity} ready", seconds=90)
