@@ -12,7 +12,8 @@ from typing import Iterator
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "lab")]
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "lab"))
 
 from cloudkit.cloud import Cloud
 from cloudkit.control import Control, Project
