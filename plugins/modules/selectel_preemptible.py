@@ -44,7 +44,7 @@ options:
     description:
       - V(present) brings all servers up. Servers that are not declared are reported and stay.
       - V(absent) removes the servers, and the ports, disks and addresses that were made for them, and nothing else. Without O(servers)
-        and O(name_pattern) that is the whole fleet, looked for in all regions that the cloud offers.
+        and O(name_pattern) that is the whole fleet. It is looked for in O(regions), and without those in all the cloud offers.
     type: str
     choices: [present, absent]
     default: present
@@ -415,7 +415,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run, start
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, CloudError, Watch
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Outcome
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect, plain_values
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.prices import fleet_price
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.remove import plan_removal, removed_price
@@ -591,7 +591,10 @@ class Task:
 
 def main() -> None:
     """Run the module."""
-    Task(AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)).leave()
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    # All of auth counts as secret; with names such as a project's blanked out, no message could be read.
+    module.no_log_values -= plain_values(module.params["auth"] or {})
+    Task(module).leave()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .client import Adapter, CloudError, Connection
 from .model import FleetSpec
 
 _SECRET_NAMES = re.compile(r"password|secret|token|passcode", re.IGNORECASE)
+_PLAIN_NAMES = re.compile(r"(_url|_name|_id|^username|_scope)$")
 
 # Options of a module; the doc fragment openstack_login describes them.
 LOGIN_OPTIONS: dict[str, dict[str, Any]] = {
@@ -34,6 +35,12 @@ _SDK_NAMES = {"validate_certs": "verify", "ca_cert": "cacert", "client_cert": "c
 def secrets_of(auth: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the values in authentication options that must not be shown."""
     return tuple(str(value) for key, value in auth.items() if value and _SECRET_NAMES.search(key))
+
+
+def plain_values(auth: Mapping[str, Any]) -> set[str]:
+    """Return the values in authentication options that may be shown: names, IDs and addresses."""
+    shown = {str(value) for key, value in auth.items() if _PLAIN_NAMES.search(key)}
+    return shown - set(secrets_of(auth))
 
 
 def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,10 +87,12 @@ def regions_of(options: Mapping[str, Any], desired: FleetSpec | None) -> list[st
 
     An empty name is the region that the SDK finds by itself.
     """
+    named = list(options.get("regions") or [])
+    if options.get("state") == "absent":
+        # A fleet may have servers where it is no longer declared to be.
+        return named
     slots = desired.slots if desired else ()
-    named = [placement.region for slot in slots for placement in slot.placements] + list(options.get("regions") or [])
-    if not named and options.get("state") == "absent":
-        return []
+    named = [placement.region for slot in slots for placement in slot.placements] + named
     return list(dict.fromkeys(named or [options.get("region_name") or ""]))
 
 

@@ -94,6 +94,15 @@ def leftovers(fleet: Fleet, slot: str, chosen: Server | None, desired: FleetSpec
     return found
 
 
+def current_server(servers: Iterable[Server]) -> Server | None:
+    """Return the server that fills a slot: an alive one before an interrupted one, and that before a broken one."""
+    known = [server for server in servers if kind_of(server) != GONE]
+    replaced = {name for server in known for name in server.replaces}
+    alive = sorted((one for one in known if kind_of(one) in ALIVE), key=lambda one: (one.id in replaced, *one.age_key))
+    idle = sorted((one for one in known if one not in alive), key=lambda one: (kind_of(one) == INTERRUPTED, *one.age_key), reverse=True)
+    return next(iter(alive + idle), None)
+
+
 def as_outcome(work: Work) -> Outcome:
     """Return how the work would end, for check mode."""
     server = work.server or (work.restore[0] if work.restore else None)
