@@ -11,18 +11,18 @@ from typing import Iterator
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
 from cloudkit.cloud import Cloud
+from cloudkit.config import REPO
 from cloudkit.control import Control, Project
 from cloudkit.fleet import Fleet, clouds_yaml
 from cloudkit.proxy import Proxy
 from cloudkit.runner import Runner
 
 MODULE = "ansible_collections.selfhosted.llm_stack.plugins.modules.selectel_preemptible"
-COLLECTIONS = HERE.parent.parent / "build" / "collections"
+COLLECTIONS = REPO / "build" / "collections"
 
 
 @pytest.fixture(scope="session")

@@ -59,15 +59,16 @@ class Runner:
             env={**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
         )
         self._waiting: dict[str, Future[Ran]] = {}
+        self._runs = 0
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, arguments: Mapping[str, Any], *, environment: Mapping[str, str]) -> Future[Ran]:
         """Run the module; the result follows."""
         with self._lock:
-            output = str(Path(self._place.name) / f"{len(os.listdir(self._place.name))}-{len(self._waiting)}.txt")
+            self._runs += 1
+            output = str(Path(self._place.name) / str(self._runs))
             self._waiting[output] = promised = Future()
-            Path(output).touch()
             request = {"arguments": dict(arguments), "environment": dict(environment), "output": output}
             assert self._process.stdin
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -113,7 +114,7 @@ def _child(main: Any, request: dict[str, Any]) -> None:
     """Run the module in this process, which ends with it."""
     from ansible.module_utils.testing import patch_module_args
 
-    with open(request["output"], "ab", buffering=0) as sink:
+    with Path(request["output"]).open("ab", buffering=0) as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     os.environ.update(request["environment"])
