@@ -107,10 +107,12 @@ ci-forget:
 ci-table:
 	@$(PYTHON) tests/tools/rungs.py table $(LINT) $(TEST)
 
-lock: ## write the locks in requirements/ anew, from dev.in and core-*.in; needs uv
+lock: ## write the locks in requirements/ anew, from the files *.in beside them; needs uv
 	@for pair in 2.19:3.11 2.21:3.12 2.22:3.13; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
 	done
-	@uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
-	  --universal --python-version 3.11 requirements/cloud.in -o requirements/cloud.txt
+	for name in cloud peers; do \
+	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
+	    --universal --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done

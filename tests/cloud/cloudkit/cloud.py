@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,7 +64,9 @@ class Cloud:
         """Make the environment and the snapshot where they are missing."""
         database.program()
         environment.build(self.paths)
-        if self.snapshot.exists():
+        # Known before, in case somebody is at work on the recipe.
+        wanted = self.snapshot
+        if wanted.exists():
             return
         with step("setting the cloud up for the first time (about 2 minutes, once)"):
             self._clear()
@@ -74,13 +77,19 @@ class Cloud:
                 self._populate(ports)
             finally:
                 self.down(forget=False)
-        self._keep()
+        self._keep(wanted)
 
     def _populate(self, ports: dict[str, int]) -> None:
         database.start(self.paths, self.database, ports, known=False)
         self._wait_for_database()
+        stopped = threading.Event()
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(self._manage, self._migrations(ports)))
+            try:
+                list(pool.map(lambda chain: self._manage(chain, stopped), self._migrations(ports)))
+            except BaseException:
+                # Or the others go on for a minute after an error or an interruption.
+                stopped.set()
+                raise
         self._start(["keystone", "placement"], ports)
         self._wait(["keystone", "placement"], ports)
         self._seed("identity", ports)
@@ -133,8 +142,10 @@ class Cloud:
             ],
         ]
 
-    def _manage(self, commands: list[list[str]]) -> None:
+    def _manage(self, commands: list[list[str]], stopped: threading.Event) -> None:
         for program, *arguments in commands:
+            if stopped.is_set():
+                return
             argv = [str(self.venv / "bin" / program), *arguments]
             with (self.paths.logs / "setup.log").open("ab") as sink:
                 ended = subprocess.run(argv, env=self._environment(), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, check=False)
@@ -148,13 +159,13 @@ class Cloud:
         if ended.returncode:
             raise LabError(f"the cloud's {phase} could not be made: {ended.stderr.strip()[-800:]}")
 
-    def _keep(self) -> None:
+    def _keep(self, wanted: Path) -> None:
         """Pack the stopped cloud; what is half written never carries the name."""
         self.paths.cache.mkdir(parents=True, exist_ok=True)
         unfinished = self.paths.cache / f".{self.paths.ident}.tar.gz"
         with tarfile.open(unfinished, "w:gz", compresslevel=1) as packed:
             packed.add(self.paths.live, arcname="live")
-        unfinished.rename(self.snapshot)
+        unfinished.rename(wanted)
 
     # -- up and down --
 

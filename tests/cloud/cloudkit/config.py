@@ -21,7 +21,6 @@ from labkit.say import LabError
 HERE = Path(__file__).resolve().parent.parent
 REPO = HERE.parent.parent
 SERVICES_DIR = HERE / "services"
-LOCK = REPO / "requirements" / "cloud.txt"
 
 REGION = "RegionOne"
 # It guards nothing: every service listens on 127.0.0.1, and the cloud lives as long as a test run.

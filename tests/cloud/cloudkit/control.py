@@ -130,9 +130,37 @@ class Control:
         """Lock it: its owner's actions get 409 from now on."""
         self.admin.compute.lock_server(server)
 
-    def strip(self, server: str) -> None:
-        """Take all its tags away, as a careless tool does."""
-        self.admin.compute.put(f"/servers/{server}/tags", json={"tags": []}, microversion="2.26")
+    def unlock(self, server: str) -> None:
+        """Unlock it, if it is still there."""
+        with contextlib.suppress(openstack.exceptions.NotFoundException):
+            self.admin.compute.unlock_server(server)
+
+    def tag(self, server: str, *tags: str) -> None:
+        """Give it these tags and no other, as a careless tool does."""
+        self.admin.compute.put(f"/servers/{server}/tags", json={"tags": list(tags)}, microversion="2.26")
+
+    def wake(self, server: str) -> None:
+        """Bring a server that is in any state a test brings it into back to ACTIVE."""
+        compute = self.admin.compute
+        found = self._settled(server)
+        ways: dict[str, Callable[[str], object]] = {
+            "SHUTOFF": compute.start_server,
+            "PAUSED": compute.unpause_server,
+            "SUSPENDED": compute.resume_server,
+            "RESCUE": compute.unrescue_server,
+            "VERIFY_RESIZE": compute.revert_server_resize,
+            "SHELVED": compute.unshelve_server,
+            "SHELVED_OFFLOADED": compute.unshelve_server,
+            "ERROR": lambda one: compute.reset_server_state(one, "active"),
+        }
+        if found.status in ways:
+            ways[found.status](server)
+        self.await_status(server, "ACTIVE")
+
+    def resize(self, server: str, flavor: str) -> None:
+        """Resize it and leave the choice open: VERIFY_RESIZE."""
+        self.admin.compute.resize_server(server, flavor)
+        self.await_status(server, "VERIFY_RESIZE")
 
     def enter(self, server: str, status: str) -> None:
         """Bring a running server into a state.
@@ -204,6 +232,21 @@ class Control:
             return found.status in statuses and found.task_state is None
 
         self._until(there, f"server {server} does not become {' or '.join(statuses)}")
+        return found
+
+    def await_task(self, server: str, task: str) -> None:
+        """Wait until Nova is busy with this for a server."""
+        self._until(lambda: self.admin.compute.get_server(server).task_state == task, f"server {server} does not come to {task}")
+
+    def _settled(self, server: str) -> Any:
+        found = None
+
+        def idle() -> bool:
+            nonlocal found
+            found = self.admin.compute.get_server(server)
+            return found.task_state is None and found.status != "BUILD"
+
+        self._until(idle, f"server {server} does not settle")
         return found
 
     def _gone(self, server: str) -> bool:

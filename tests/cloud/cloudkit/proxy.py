@@ -37,6 +37,11 @@ class Call:
         """Whether it asks for a change; a sign-in is none."""
         return self.method not in ("GET", "HEAD") and self.service != "identity"
 
+    @property
+    def discovers(self) -> bool:
+        """Whether it only asks which versions of an API there are."""
+        return bool(re.fullmatch(r"/(v[\d.]+/?)?", self.path))
+
 
 @dataclass
 class Fault:

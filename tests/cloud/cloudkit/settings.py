@@ -111,6 +111,8 @@ def _nova(paths: Paths, catalogue: Mapping[str, str]) -> File:
             "vif_plugging_is_fatal": "false",
             "vif_plugging_timeout": "0",
             "running_deleted_instance_action": "noop",
+            # Each zone has one host only.
+            "allow_resize_to_same_host": "true",
             "service_down_time": "600",
         },
         "api": {"auth_strategy": "keystone"},
