@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import tempfile
 from concurrent.futures import Future
@@ -124,7 +125,14 @@ def _ours(found: Bed, project: Project, clouds: Path) -> Iterator[Run]:
 def _peer(_found: Bed, _project: Project, clouds: Path) -> Iterator[Run]:
     """Run the peer with one task for each server: it knows no fleet."""
     runner = peer_runner(PEER)
-    asked = {"cloud": CLOUD, "state": "present", "image": IMAGE, "flavor": LOCAL_FLAVOR, "network": "private", "tags": [TAG]}
+    asked: dict[str, Any] = {
+        "cloud": CLOUD,
+        "state": "present",
+        "image": IMAGE,
+        "flavor": LOCAL_FLAVOR,
+        "network": "private",
+        "tags": [TAG],
+    }
     asked |= {"availability_zone": "zone-a", "timeout": 60, "wait": True, "auto_ip": False}
 
     def run(_event: str) -> dict[str, tuple[bool, str]]:
@@ -140,15 +148,15 @@ def _peer(_found: Bed, _project: Project, clouds: Path) -> Iterator[Run]:
 
 def peer_runner(module: str) -> Runner:
     """Run a module of openstack.cloud, as the `ansible` package has it, with the last openstacksdk it works with."""
-    import ansible_collections.openstack.cloud as peer
-
+    found = importlib.util.find_spec("ansible_collections.openstack")
+    if found is None or not found.submodule_search_locations:
+        raise NotTaken("the collection openstack.cloud is missing: it comes with the package ansible; run `make venv`")
     place = REPO / "build" / "peers"
     link = place / "ansible_collections" / "openstack"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
-    link.symlink_to(Path(next(iter(peer.__path__))).parent)
-    cloud = Cloud()
-    return Runner(environment.build(cloud.paths, "peers") / "bin" / "python", module, collections=(place,))
+    link.symlink_to(found.submodule_search_locations[0])
+    return Runner(environment.build(Cloud().paths, "peers") / "bin" / "python", module, collections=(place,))
 
 
 def cloud_fleet_restore() -> Figure:

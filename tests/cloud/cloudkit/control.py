@@ -61,7 +61,8 @@ class Control:
 
     def connect(self, user: str) -> Any:
         """Sign in as a user."""
-        return openstack.connect(**account(user, self.ports), region_name=REGION, compute_default_microversion=MICROVERSION)
+        options: dict[str, Any] = {**account(user, self.ports), "compute_default_microversion": MICROVERSION}
+        return openstack.connect(region_name=REGION, **options)
 
     # -- projects --
 

@@ -68,7 +68,8 @@ class Runner:
         with self._lock:
             self._runs += 1
             output = str(Path(self._place.name) / str(self._runs))
-            self._waiting[output] = promised = Future()
+            promised: Future[Ran] = Future()
+            self._waiting[output] = promised
             request = {"arguments": dict(arguments), "environment": dict(environment), "output": output}
             assert self._process.stdin
             self._process.stdin.write(json.dumps(request) + "\n")
