@@ -133,7 +133,7 @@ def _peer(_found: Bed, _project: Project, clouds: Path) -> Iterator[Run]:
         "network": "private",
         "tags": [TAG],
     }
-    asked |= {"availability_zone": "zone-a", "timeout": 60, "wait": True, "auto_ip": False}
+    asked |= {"network": "private", "tags": [TAG], "availability_zone": "zone-a", "timeout": 60, "wait": True, "auto_ip": False}
 
     def run(_event: str) -> dict[str, tuple[bool, str]]:
         promised: dict[str, Future[Ran]] = {

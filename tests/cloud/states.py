@@ -195,17 +195,18 @@ class Stage:
         # Of doubled ones, one is enough.
         self.control.each([server.id for server in (there if begins_anew else there[1:])], self.control.delete)
         if state == "build":
-            self.control.await_task(self._make(state, tags), "spawning")
+            self.control.await_task(self.make(state, tags), "spawning")
         elif state == "failed":
             with self.control.unbootable(state):
-                self.control.await_status(self._make(state, tags), "ERROR")
+                self.control.await_status(self.make(state, tags), "ERROR")
         elif state != "absent":
-            server = there[0].id if there else self._make(state, tags)
+            server = there[0].id if there else self.make(state, tags)
             self.control.wake(server)
             self.control.tag(server, *tags)
             self._enter(state, server)
 
-    def _make(self, name: str, tags: list[str]) -> str:
+    def make(self, name: str, tags: list[str]) -> str:
+        """Make a server as an owner would, and return its id."""
         made = self._owner.compute.create_server(
             name=name,
             flavor_id=self._flavor,

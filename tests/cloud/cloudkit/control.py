@@ -239,6 +239,15 @@ class Control:
         """Wait until Nova is busy with this for a server."""
         self._until(lambda: self.admin.compute.get_server(server).task_state == task, f"server {server} does not come to {task}")
 
+    def await_action(self, server: str, action: str, message: str) -> None:
+        """Wait until Nova's record of what was asked of a server says this about the newest action."""
+
+        def said() -> bool:
+            newest = next(iter(self.admin.compute.server_actions(server)))
+            return (newest.action, newest.message) == (action, message)
+
+        self._until(said, f"{action} of server {server} does not say {message}")
+
     def _settled(self, server: str) -> Any:
         found = None
 

@@ -46,15 +46,8 @@ class Fleet:
     def options(self, **options: Any) -> dict[str, Any]:
         """Return the module's options: two servers with a local disk, unless told otherwise."""
         placements = [{"zone": "zone-a", "flavor": LOCAL_FLAVOR}]
-        common: dict[str, Any] = {
-            "cloud": CLOUD,
-            "profile": "openstack",
-            "fleet": "ci",
-            "image": IMAGE,
-            "boot": "local",
-            "placements": placements,
-        }
-        common |= {"networks": [{"network": "private"}], "deadline": 120}
+        common: dict[str, Any] = {"cloud": CLOUD, "profile": "openstack", "fleet": "ci", "image": IMAGE, "boot": "local"}
+        common |= {"placements": placements, "networks": [{"network": "private"}], "deadline": 120}
         if not {"servers", "name_pattern", "state"} & set(options):
             common |= {"name_pattern": "gpu{n}", "count": 2}
         return {**common, **options}
