@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import json
@@ -17,7 +18,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 from labkit.process import Daemon
 from labkit.say import LabError
@@ -232,15 +233,15 @@ class Cloud:
 
     def _wait(self, names: Iterable[str], ports: dict[str, int]) -> None:
         for name in names:
-            self._until(name, self.daemons[name], lambda port=ports[name]: _answers(port))
+            self._until(name, self.daemons[name], functools.partial(_answers, ports[name]))
 
-    def _until(self, name: str, daemon: Daemon, ready: object) -> None:
+    def _until(self, name: str, daemon: Daemon, ready: Callable[[], bool]) -> None:
         """Wait until a process does its work.
 
         :raises LabError: when it ended instead, or takes ten minutes.
         """
         deadline = time.monotonic() + START_SECONDS
-        while not ready():  # type: ignore[operator]
+        while not ready():
             if daemon.pid is None or time.monotonic() > deadline:
                 said = (self.paths.logs / f"{name}.out").read_text(errors="replace").strip()[-800:]
                 raise LabError(f"{name} did not come up; the end of {self.paths.logs / name}.out: {said}")

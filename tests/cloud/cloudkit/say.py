@@ -5,21 +5,9 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from contextlib import contextmanager
-from typing import Iterator
+import functools
 
+import labkit.say
 
-def say(text: str) -> None:
-    """Print one line at once."""
-    print(f"cloud: {text}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def step(text: str) -> Iterator[None]:
-    """Announce a long step, and say how long it took when it ends well."""
-    say(f"{text} ...")
-    begin = time.monotonic()
-    yield
-    say(f"{text}: done in {time.monotonic() - begin:.1f} s")
+say = functools.partial(labkit.say.say, program="cloud")
+step = functools.partial(labkit.say.step, program="cloud")
