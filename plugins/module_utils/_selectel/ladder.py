@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from .client import Cloud, CloudError, OutOfTime
-from .make import Maker, RungFailed, look_at, remove_server, remove_volume, settled, wait_for
+from .make import Maker, RungFailed, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
 from .merge import merge_into
 from .model import Fleet, FleetSpec, Named, Placement, Server, SlotSpec, Volume
 from .placements import Rung
@@ -185,7 +185,7 @@ class Ladder:
             remove_server(cloud, server)
             for port in (parse_port(one, cloud.region, self._desired.fleet) for one in held):
                 if port.slot == self._name:
-                    cloud.delete("network", f"/ports/{port.id}")
+                    remove_free_port(cloud, port.id)
 
     def _sweep(self) -> None:
         """Remove what an earlier run made and did not live to use."""
@@ -194,7 +194,7 @@ class Ladder:
             if isinstance(stray, Volume):
                 remove_volume(cloud, stray.id)
             else:
-                cloud.delete("network", f"/ports/{stray.id}")
+                remove_free_port(cloud, stray.id)
 
     def _make(self, rung: Rung, old: tuple[Server, ...]) -> tuple[str, Server]:
         action, server = Maker(self._work.slot, self._desired, self._shared.clouds).make(rung, old)
@@ -265,7 +265,9 @@ class Ladder:
         changes = self._work.changes
         if action in _NEW:
             # A new server has tags, metadata and security groups from the start; one of another run may lack some.
-            changes = replace(changes_of(server, self._name, current=self._shared.current, desired=self._desired), used=server.volumes)
+            marked = {volume.id for volume in self._shared.current.volumes if volume.used}
+            used = tuple(volume for volume in server.volumes if volume not in marked)
+            changes = replace(changes_of(server, self._name, current=self._shared.current, desired=self._desired), used=used)
         elif action in ("restored", "switched"):
             changes = changes_of(server, self._name, current=self._shared.current, desired=self._desired)
         if not changes.told:

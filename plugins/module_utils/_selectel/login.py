@@ -62,7 +62,7 @@ def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dic
         reason = f"openstacksdk is missing on the host that runs this task ({error}). Install it there: `pip install openstacksdk`."
         raise CloudError(reason) from error
     errors = (openstack.exceptions.SDKException, kse.ClientException, requests.exceptions.RequestException)
-    cut = (kse.ConnectFailure, kse.UnknownConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout)
+    cut = (kse.RetriableConnectionFailure, kse.UnknownConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout)
     given = sdk_options(options)
     secrets = secrets_of(given.get("auth") or {})
     found: dict[str, Connection] = {}

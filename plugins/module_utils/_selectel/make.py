@@ -91,6 +91,18 @@ def remove_volume(cloud: Cloud, volume: str) -> None:
         delay = min(delay * 1.5, _LONGEST_WAIT)
 
 
+def remove_free_port(cloud: Cloud, port: str) -> None:
+    """Delete a port, unless a server has it: Neutron would take it away from a running one."""
+    try:
+        used = cloud.get("network", f"/ports/{port}")["port"].get("device_id")
+    except CloudError as error:
+        if error.status != 404:
+            raise
+        return
+    if not used:
+        cloud.delete("network", f"/ports/{port}")
+
+
 @dataclass
 class _Made:
     """What an attempt has made so far, to be taken back where it fails."""
@@ -125,6 +137,9 @@ class Maker:
         except OutOfTime:
             raise
         except (CloudError, RungFailed) as error:
+            rival = self._faster(error, {server.id for server in replaces})
+            if rival:
+                return "adopted", self._yield_to(cloud, rival, made)
             left = self._take_back(cloud, made)
             if isinstance(error, CloudError) and error.status == 401:
                 raise
@@ -168,10 +183,20 @@ class Maker:
             price = told(regular, self._desired.prices)
             raise RungFailed(f"the new server came up regular, without the tag {tag}; it would cost {price}")
 
+    def _others(self, known: set[str]) -> list[Server]:
+        found = [server for cloud in self._clouds.values() for server in read_servers(cloud, self._desired.fleet)]
+        return [one for one in found if one.slot == self._slot.name and one.id not in known]
+
+    def _faster(self, error: Exception, known: set[str]) -> Server | None:
+        """Return the server of another run, where a conflict says that there is one: it has the address or the port already."""
+        if not isinstance(error, CloudError) or error.status != 409 or error.quota:
+            return None
+        alive = [one for one in self._others(known) if kind_of(one) in ALIVE]
+        return min(alive, key=lambda one: one.age_key) if alive else None
+
     def _rival(self, mine: Server, known: set[str]) -> Server | None:
         """Return the server of another run that stays in the slot instead of ours, and delete what a cut request made twice."""
-        found = [server for cloud in self._clouds.values() for server in read_servers(cloud, self._desired.fleet)]
-        others = [one for one in found if one.slot == self._slot.name and one.id != mine.id and one.id not in known]
+        others = self._others({mine.id, *known})
         for twin in [one for one in others if one.attempt == mine.attempt]:
             self._clouds[twin.region].delete("compute", f"/servers/{twin.id}")
         elder = [one for one in others if one.attempt != mine.attempt and kind_of(one) in ALIVE and one.age_key < mine.age_key]
@@ -203,10 +228,14 @@ class Maker:
         return {"port": answer["port"]["id"]}
 
     def _free_port(self, cloud: Cloud, network: str, wanted: NetworkSpec) -> str:
-        """Return a port of this slot that no server uses: it keeps the address of the one before."""
+        """Return a port of this slot that no server uses: it keeps the address of the one before.
+
+        A young one may be waiting for the server of another run, and is taken only for an address that no other port can have.
+        """
         for found in cloud.pages("network", "/ports", "ports", network_id=network):
             port = parse_port(found, cloud.region, self._desired.fleet)
-            if port.slot == self._slot.name and not port.server and (not wanted.fixed_ip or wanted.fixed_ip in port.ips):
+            old = cloud.watch.now() - port.created_at > self._desired.deadline
+            if port.slot == self._slot.name and not port.server and (wanted.fixed_ip in port.ips or (old and not wanted.fixed_ip)):
                 return port.id
         return ""
 
@@ -289,7 +318,7 @@ class Maker:
         if made.server:
             self._try(left, f"server {made.server.id}", lambda server=made.server: remove_server(cloud, server))  # type: ignore[misc]
         for port in made.ports:
-            self._try(left, f"port {port}", lambda name=port: cloud.delete("network", f"/ports/{name}"))  # type: ignore[misc]
+            self._try(left, f"port {port}", lambda name=port: remove_free_port(cloud, name))  # type: ignore[misc]
         for volume in made.volumes:
             self._try(left, f"volume {volume}", lambda name=volume: remove_volume(cloud, name))  # type: ignore[misc]
         return f" (left for the next run: {', '.join(left)})" if left else ""

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run, start
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Outcome
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Ladder, Outcome, Shared
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.plan import FleetPlan
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.read import read_catalogue, read_region
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.remove import plan_removal
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
 from ansible_collections.selfhosted.llm_stack.plugins.modules.selectel_preemptible import argument_spec
 from standin_cloud import StandinCloud
@@ -74,18 +76,45 @@ class Ended:
         return all(outcome.ok for outcome in self.outcomes)
 
 
-def begin(clouds: list[StandinCloud], *, deadline: float = 300.0, memory: Any = None, watch: Watch | None = None) -> tuple[Run, Calls]:
+def begin(clouds: list[StandinCloud], *, deadline: float = 300.0, memory: Any = None) -> tuple[Run, Calls]:
+    """Begin a run on the clock of the clouds."""
+
+    def sleep(seconds: float) -> None:
+        for cloud in clouds:
+            cloud.sleep(seconds)
+
     calls = Calls()
+    watch = Watch(deadline, now=lambda: clouds[0].now, sleep=sleep)
     connections = {cloud.region: cloud.connection() for cloud in clouds}
-    return start(connections, watch=watch or clouds[0].watch(deadline), calls=calls, api_timeout=30.0, memory=memory or {}), calls
+    return start(connections, watch=watch, calls=calls, api_timeout=30.0, memory=memory or {}), calls
 
 
-def run_fleet(*clouds: StandinCloud, deadline: float = 300.0, memory: Any = None, **options: Any) -> Ended:
+def run_fleet(*clouds: StandinCloud, memory: Any = None, **options: Any) -> Ended:
     """Do what the module does when it is not in check mode."""
     desired = wanted(**options)
-    run, calls = begin(list(clouds), deadline=deadline, memory=memory)
+    run, calls = begin(list(clouds), deadline=desired.deadline, memory=memory)
     current = run.read(desired)
     plan = run.plan(current, desired)
     plan.plan.raise_if_refused()
     outcomes = run.apply(plan, current=current, desired=desired)
     return Ended(plan, outcomes, run, calls, current)
+
+
+def run_here(cloud: StandinCloud, **options: Any) -> list[Outcome]:
+    """Do the same in this thread alone, so that a run can take place inside a request of another one."""
+    desired = wanted(**options)
+    run, _calls = begin([cloud], deadline=desired.deadline)
+    (region,) = run.clouds.values()
+    current = read_region(region, desired.fleet, groups=False)
+    current = replace(current, catalogues={region.region: read_catalogue(region)})
+    plan = run.plan(current, desired)
+    shared = Shared(run.clouds, current=current, desired=desired, memory={})
+    return [Ladder(work, shared).run() for work in plan.works]
+
+
+def remove_fleet(*clouds: StandinCloud, slots: tuple[str, ...] = (), fleet: str = "llm", confirm: str = "llm") -> list[Outcome]:
+    """Do what the module does with the state absent."""
+    run, _calls = begin(list(clouds))
+    plan, works = plan_removal(current=run.look(fleet), fleet=fleet, slots=slots, confirm=confirm)
+    plan.raise_if_refused()
+    return run.remove(works)

@@ -15,7 +15,7 @@ import threading
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Cloud, Connection, Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Connection
 
 START = datetime(2026, 11, 28, tzinfo=timezone.utc).timestamp()
 TASK_TIME = 4.0
@@ -120,14 +120,8 @@ class StandinCloud:
         self.servers[server].update({"status": status, "OS-EXT-STS:task_state": task, "_until": None})
 
     # -- plumbing ---------------------------------------------------------------------------------------------------------
-    def cloud(self, *, deadline: float = 300.0, watch: Watch | None = None, calls: Calls | None = None) -> Cloud:
-        return Cloud(self.connection(), watch=watch or self.watch(deadline), calls=calls or Calls())
-
     def connection(self) -> Connection:
         return Connection(self.region, lambda service: Adapter(self, service), (Cut, LoginRefused), (Cut,), ("hunter2",))
-
-    def watch(self, deadline: float = 300.0) -> Watch:
-        return Watch(deadline, now=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
         with self.lock:
@@ -333,7 +327,7 @@ class StandinCloud:
 
     def _network_ports(self, method: str, parts: list[str], options: dict[str, Any]) -> Response:
         params = options.get("params") or {}
-        if method == "GET":
+        if method == "GET" and not parts:
             found = [
                 one
                 for one in self.ports.values()
@@ -349,8 +343,8 @@ class StandinCloud:
             return Response(201, {"port": self._new_port(body)})
         if parts[0] not in self.ports:
             return refusal(404, f"Port {parts[0]} could not be found.")
-        if method == "PUT":
-            self.ports[parts[0]].update(options["json"]["port"])
+        if method != "DELETE":
+            self.ports[parts[0]].update((options.get("json") or {}).get("port", {}))
             return Response(200, {"port": self.ports[parts[0]]})
         del self.ports[parts[0]]
         return Response(204)
