@@ -71,6 +71,7 @@ def test_settings_altered_by_hand_are_foreseen_and_repaired(run: Run, docker: Do
     for _, settings in DRIFT.values():
         assert [setting for setting in settings if setting not in foreseen.text] == []
     repaired = run("services")
+    assert repaired.status == 0
     assert {task.rpartition(" : ")[2] for _, task in repaired.changed} == {"Deploy the stack and see it run"}
     assert "by" not in json.loads(docker("service inspect llm_engine --format '{{json .Spec.Labels}}'"))
     assert run("services", check=True).changed == ()

@@ -9,11 +9,15 @@ import json
 import time
 from typing import Any, Callable
 
-from .._errors import StackError
+from .._errors import CommandFailed, StackError
 from .._plan import Step
 from .._run import Runner
 from .model import LABEL, Item, Running, Wanted
 from .read import read_running
+
+# How often a deployment is tried when the swarm changed a service between its look and its update, and the seconds between.
+_TRIES = 5
+_PAUSE = 1.0
 
 
 def compose_text(wanted: Wanted) -> str:
@@ -42,10 +46,11 @@ class Applier:
     :param registry_auth: whether nodes get the credentials this machine uses for the images' registries.
     """
 
-    def __init__(self, runner: Runner, wanted: Wanted, *, registry_auth: bool) -> None:
+    def __init__(self, runner: Runner, wanted: Wanted, *, registry_auth: bool, sleep: Callable[[float], None] = time.sleep) -> None:
         self._runner = runner
         self._wanted = wanted
         self._registry_auth = registry_auth
+        self._sleep = sleep
 
     def do(self, step: Step) -> None:
         """Take one step."""
@@ -66,7 +71,15 @@ class Applier:
         argv = ["docker", "stack", "deploy", "--compose-file", "-"]
         if self._registry_auth:
             argv.append("--with-registry-auth")
-        self._runner.run((*argv, self._wanted.stack), stdin=compose_text(self._wanted))
+        for left in reversed(range(_TRIES)):
+            try:
+                self._runner.run((*argv, self._wanted.stack), stdin=compose_text(self._wanted))
+                return
+            except CommandFailed as error:
+                # The swarm itself writes to a service that is still rolling; the next try reads its new version.
+                if "out of sequence" not in error.stderr or not left:
+                    raise
+            self._sleep(_PAUSE)
 
 
 def wait_until_settled(

@@ -113,6 +113,34 @@ def test_a_failure_at_any_step_says_what_was_done_and_what_is_left(position: int
     assert "do-not-show-me" not in str(caught.value)
 
 
+class Conflicting(Docker):
+    """Refuses the first deployments because the swarm changed a service meanwhile."""
+
+    def __init__(self, conflicts: int) -> None:
+        super().__init__()
+        self.conflicts = conflicts
+
+    def run(self, argv: Sequence[str], *, stdin: str | None = None, ok: Sequence[int] = (0,)) -> Completed:
+        super().run(argv, stdin=stdin, ok=ok)
+        if len(self.seen) <= self.conflicts:
+            raise CommandFailed(tuple(argv), 1, "failed to update service web_server: rpc error: update out of sequence")
+        return Completed(0, "", "")
+
+
+def test_a_service_that_is_still_rolling_is_deployed_all_the_same() -> None:
+    docker, naps = Conflicting(3), []
+    Applier(docker, WANTED, registry_auth=False, sleep=naps.append).do(Step("deploy", "web", "Deploy stack web", {}))
+    assert [argv[:3] for argv, _stdin in docker.seen] == [("docker", "stack", "deploy")] * 4
+    assert naps == [1.0, 1.0, 1.0]
+
+
+def test_a_conflict_that_does_not_end_is_said() -> None:
+    docker = Conflicting(99)
+    with pytest.raises(CommandFailed, match="out of sequence"):
+        Applier(docker, WANTED, registry_auth=False, sleep=lambda _seconds: None).do(Step("deploy", "web", "Deploy stack web", {}))
+    assert len(docker.seen) == 5
+
+
 def test_nothing_in_the_compose_file_is_interpolated() -> None:
     text = json.loads(compose_text(WANTED))
     assert text["services"]["server"]["environment"] == {"HOME": "$$HOME"}
