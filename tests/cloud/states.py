@@ -91,12 +91,14 @@ WANTED: dict[str, dict[str, Wanted]] = {
     "drop tags": {**dict.fromkeys(STATES, _no("lost the tag")), "absent": NEW, "error": NEW, "failed": NEW},
     "lost capacity": {
         **_usual(),
-        **dict.fromkeys(INTERRUPTED, _no("no capacity")),
+        **dict.fromkeys(("offloaded", "expired"), _no("no capacity")),
+        # Nova starts one that is still on its host where it is, and asks no scheduler.
+        "shelved": BACK,
         "absent": _no("No valid host", "none"),
         "failed": _no("No valid host", "none"),
         "error": _no("No valid host"),
     },
-    "quota": {**_usual(), "absent": _no("Quota exceeded", "none"), "error": _no("Quota exceeded")},
+    "quota": {**_usual(), **dict.fromkeys(("absent", "failed"), _no("Quota exceeded", "none")), "error": _no("Quota exceeded")},
     "crash": {**_usual(), **dict.fromkeys(("active", *STOPPED), BACK)},
     "lock": {**_usual(), **dict.fromkeys(INTERRUPTED, _no("locked")), "failed": _no("locked"), "error": _no("locked")},
     "deleted behind our back": dict.fromkeys(STATES, NEW),
@@ -113,8 +115,10 @@ def judge(wanted: Wanted, seen: Seen, *, meant: frozenset[str] = frozenset({TAG}
         return "" if (wanted.server == "none") is (after is None) else f"there is {after.status if after else 'no server'}"
     if (before is not None and before.id == after.id) is (wanted.server == "new"):
         return f"it is {'still the old' if wanted.server == 'new' else 'another'} server, in {after.status}"
-    expected, tags = (before.status, set(before.tags)) if wanted.server == "same" else ("ACTIVE", set(meant))
-    if after.status != expected:
+    kept = wanted.server == "same"
+    expected, tags = (before.status, set(before.tags)) if kept else ("ACTIVE", set(meant))
+    # What was being made goes on by itself.
+    if after.status != expected and (expected, after.status) != ("BUILD", "ACTIVE"):
         return f"it is {after.status} instead of {expected}"
     lost = tags - set(after.tags)
     return f"it lost the tags {', '.join(sorted(lost))}" if lost else ""
@@ -168,6 +172,7 @@ class Stage:
             if event != "re-run":
                 tags = [] if event == "drop tags" else [TAG]
                 self.control.each(STATES, lambda state: self._arrange(state, tags))
+                self.control.tidy(self.project)
             ids = {name: found[0].id for name, found in self.servers().items()}
             self.expired.clear()
             self.expired.add(ids["expired"])
@@ -178,7 +183,8 @@ class Stage:
         if event == "lost capacity":
             stack.enter_context(self.control.no_capacity())
         elif event == "quota":
-            self.control.quota(self.project, instances=len(ids))
+            # One less than there are: what is removed makes no room for another, whoever comes first.
+            self.control.quota(self.project, instances=len(ids) - 1)
             stack.callback(self.control.quota, self.project, instances=40)
         elif event == "crash":
             self.control.crash(ids["active"])

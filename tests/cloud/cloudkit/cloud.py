@@ -171,8 +171,9 @@ class Cloud:
     # -- up and down --
 
     def up(self) -> None:
-        """Bring the cloud up from its snapshot, new; one that runs stays as it is."""
-        if self.running:
+        """Bring the cloud up from its snapshot, new; one that runs stays as it is, unless it is of another recipe."""
+        origin = self.paths.state / "origin"
+        if self.running and origin.read_text() == self.snapshot.name:
             say("it is up")
             return
         self.build()
@@ -188,6 +189,7 @@ class Cloud:
             self._start(ports, ports)
             self._wait(ports, ports)
         self._write_clouds(ports)
+        origin.write_text(self.snapshot.name)
 
     def down(self, *, forget: bool = True) -> None:
         """End every process of this cloud; what it held is forgotten: `up` starts from the snapshot."""

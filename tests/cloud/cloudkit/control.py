@@ -98,6 +98,13 @@ class Control:
                 self.admin.block_storage.delete_volume(key)
         self._until(lambda: not self.holdings(project).volumes, "the volumes of a finished test do not go away")
 
+    def tidy(self, project: Project) -> None:
+        """Remove the ports that no server has any more."""
+        held = self.holdings(project)
+        for key, port in held.ports.items():
+            if port.device_id not in held.servers:
+                self.admin.network.delete_port(key)
+
     # -- what the provider does to servers --
 
     def each(self, servers: Iterable[str], act: Callable[[str], object]) -> None:
