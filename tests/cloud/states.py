@@ -149,7 +149,7 @@ class Stage:
     def servers(self) -> dict[str, list[Any]]:
         """Return the project's servers by name, the oldest first."""
         found: dict[str, list[Any]] = {}
-        for server in sorted(self.control.holdings(self.project).servers.values(), key=lambda one: (one.created_at, one.id)):
+        for server in sorted(self.control.servers(self.project).values(), key=lambda one: (one.created_at, one.id)):
             found.setdefault(server.name, []).append(server)
         return found
 
@@ -171,7 +171,8 @@ class Stage:
             stack.enter_context(self.control.slow("build", SLOW))
             if event != "re-run":
                 tags = [] if event == "drop tags" else [TAG]
-                self.control.each(STATES, lambda state: self._arrange(state, tags))
+                there = self.servers()
+                self.control.each(STATES, lambda state: self._arrange(state, there.get(state, []), tags))
                 self.control.tidy(self.project)
             ids = {name: found[0].id for name, found in self.servers().items()}
             self.expired.clear()
@@ -194,9 +195,8 @@ class Stage:
         elif event == "deleted behind our back":
             self.control.each(ids.values(), self.control.delete)
 
-    def _arrange(self, state: str, tags: list[str]) -> None:
+    def _arrange(self, state: str, there: list[Any], tags: list[str]) -> None:
         """Bring the server of one slot into its state."""
-        there = self.servers().get(state, [])
         begins_anew = state in ("absent", "build", "failed")
         # Of doubled ones, one is enough.
         self.control.each([server.id for server in (there if begins_anew else there[1:])], self.control.delete)

@@ -48,7 +48,7 @@ class Ground:
 
     def mine(self, name: str) -> list[Any]:
         """Return the servers of that name, so that a doubled one shows."""
-        servers = self.fleet.control.holdings(self.fleet.project).servers.values()
+        servers = self.fleet.control.servers(self.fleet.project).values()
         return [server for server in servers if server.name == name]
 
     def orphans(self) -> list[str]:

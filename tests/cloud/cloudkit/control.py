@@ -18,7 +18,7 @@ from .cloud import account
 from .config import PASSWORD, REGION, Paths, known_ports
 
 # Generous: a busy machine is no failure.
-PATIENCE = 180
+PATIENCE = 600
 MICROVERSION = "2.90"
 
 
@@ -75,11 +75,15 @@ class Control:
         keystone.assign_project_role_to_user(made, user, keystone.find_role("member"))
         return Project(name, made.id, user.id)
 
+    def servers(self, project: Project) -> dict[str, Any]:
+        """Return a project's servers by id."""
+        return {found.id: found for found in self.admin.compute.servers(all_projects=True, project_id=project.id)}
+
     def holdings(self, project: Project) -> Holdings:
         """Return what a project has."""
         cloud = self.admin
         return Holdings(
-            {found.id: found for found in cloud.compute.servers(all_projects=True, project_id=project.id)},
+            self.servers(project),
             {found.id: found for found in cloud.network.ports(project_id=project.id)},
             {found.id: found for found in cloud.block_storage.volumes(all_projects=True, project_id=project.id)},
             {found.id: found for found in cloud.network.ips(project_id=project.id)},
@@ -276,7 +280,10 @@ class Control:
     @staticmethod
     def _until(done: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + PATIENCE
+        pause = 0.1
         while not done():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{otherwise} within {PATIENCE} s")
-            time.sleep(0.1)
+            time.sleep(pause)
+            # Each look costs the cloud the very time it needs.
+            pause = min(pause * 1.4, 1.0)

@@ -65,7 +65,7 @@ class Fleet:
 
         :raises AssertionError: when two have the same name: a slot was doubled.
         """
-        found = list(self.control.holdings(self.project).servers.values())
+        found = list(self.control.servers(self.project).values())
         names = [server.name for server in found]
         assert len(set(names)) == len(names), f"a slot was doubled: {sorted(names)}"
         return {server.name: server for server in found}
