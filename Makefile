@@ -14,9 +14,9 @@ export ANSIBLE_COLLECTIONS_PATH ?= $(CURDIR)/build/collections
 export ANSIBLE_INJECT_FACT_VARS := false
 PYTEST := $(BIN)/python -m pytest -q
 
-# What each of the two sums up, cheapest first. test-cloud joins them with the module for preemptible servers.
+# What each of the two sums up, cheapest first.
 LINT := lint-style lint-types lint-docs lint-ansible lint-sanity lint-importer
-TEST := test-unit test-installed test-swarm test-lab
+TEST := test-unit test-installed test-cloud test-swarm test-lab
 
 .PHONY: packages venv venvs link lock ci-forget ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
 help:
@@ -54,6 +54,9 @@ test-unit: venvs link ## planners as tables, readers on recorded output, applier
 test-installed: venv link ## the collection as others get it: built, installed alone, its playbooks found by name
 	@$(PYTEST) tests/installed --junit-xml=build/junit/test-installed.xml
 
+test-cloud: venv link ## the real API of an OpenStack cloud, with pretend machines behind it
+	@$(PYTEST) tests/cloud --junit-xml=build/junit/test-cloud.xml
+
 test-swarm: venv link ## several real engines in machines that boot in seconds
 	@$(PYTEST) tests/swarm --junit-xml=build/junit/test-swarm.xml
 
@@ -70,7 +73,7 @@ lint-style: venv
 lint-types: venv link
 	@cd build/collections && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 	  ansible_collections/selfhosted/llm_stack/plugins/module_utils ansible_collections/selfhosted/llm_stack/plugins/action
-	@$(BIN)/mypy --strict tests/tools tests/bench tests/lab/labkit
+	@$(BIN)/mypy --strict tests/tools tests/bench tests/lab/labkit tests/cloud/cloudkit
 
 lint-docs: venv link
 	@$(BIN)/antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs dependent --disallow-unknown-collection-refs .
@@ -104,8 +107,12 @@ ci-forget:
 ci-table:
 	@$(PYTHON) tests/tools/rungs.py table $(LINT) $(TEST)
 
-lock: ## write the locks in requirements/ anew, from dev.in and core-*.in; needs uv
+lock: ## write the locks in requirements/ anew, from the files *.in beside them; needs uv
 	@for pair in 2.19:3.11 2.21:3.12 2.22:3.13; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
+	done
+	for name in cloud peers; do \
+	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
+	    --universal --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done

@@ -11,17 +11,23 @@ from typing import Any, Iterator, Mapping
 import yaml
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._inventory.plan import (
+    FLEET,
     Broken,
     Findings,
     Role,
     Undecided,
+    check_fleet,
     check_groups,
     check_host,
     check_required,
     owner,
 )
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
+from ansible_collections.selfhosted.llm_stack.plugins.modules.selectel_preemptible import argument_spec as fleet_options
 
 ROLES = Path(__file__).resolve().parent.parent.parent / "roles"
 # What argument_specs.yml may say of an option that a module's specification may not.
@@ -44,6 +50,21 @@ def judge(name: str, option: Mapping[str, Any], value: Any) -> str:
         return ""
     result = ArgumentSpecValidator({name: specification(option)}).validate({name: value})
     return "is wrong: " + "; ".join(result.error_messages) if result.error_messages else ""
+
+
+def judge_fleet(value: Mapping[str, Any]) -> str:
+    """Return what the module that keeps fleets would refuse, or an empty string; no secret is quoted."""
+    # What the playbooks say themselves is not said again in the inventory.
+    spec = {name: option for name, option in fleet_options().items() if name not in ("state", "confirm")}
+    result = ArgumentSpecValidator(spec).validate(dict(value))
+    if result.error_messages:
+        secrets = getattr(result, "_no_log_values", set())
+        return "; ".join(str(remove_values(text, secrets)) for text in result.error_messages)
+    try:
+        fleet_spec({**result.validated_parameters, "state": "present"})
+    except BadInput as error:
+        return str(error)
+    return ""
 
 
 def _facts_set(tasks: Any) -> Iterator[str]:
@@ -96,6 +117,8 @@ class ActionModule(ActionBase):
         groups, hostvars = variables["groups"], variables["hostvars"]
         problems = check_groups(groups, required=arguments["groups"], inhabited=arguments["inhabited_groups"])
         problems += _required(arguments["roles"], known, groups, hostvars)
+        here = hostvars[variables["inventory_hostname"]]
+        problems += check_fleet(_render(here, FLEET) if FLEET in here else None, judge_fleet)
         hosts = [host for host in hostvars if host in groups.get("all", [])]
         found = _check_hosts(hosts, hostvars, known)
         problems += found.problems

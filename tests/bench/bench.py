@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
+from cloud import cloud_fleet_restore, cloud_states
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
@@ -61,4 +62,4 @@ def _unchanged(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report([site_noop]))
+    sys.exit(report([site_noop, cloud_states, cloud_fleet_restore]))

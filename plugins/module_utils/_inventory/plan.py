@@ -12,6 +12,10 @@ from typing import Any, Callable, Iterator, Mapping
 # A name this close to an option but with another prefix is a slip of the finger more often than a variable of the user's own.
 _ALL_BUT_EQUAL = 0.92
 
+# The variable that declares servers to be made; it belongs to a playbook and to no role.
+FLEET = "gpu_fleet"
+_FLEET_HELP = "`ansible-doc selfhosted.llm_stack.selectel_preemptible` describes its options"
+
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "dict": (dict,),
     "list": (list, tuple),
@@ -101,15 +105,31 @@ def check_host(host: str, variables: Mapping[str, Any], *, roles: list[Role], ju
     :param judge: the type checker of Ansible.
     """
     findings = Findings()
-    options = {name for role in roles for name in role.options}
+    options = {name for role in roles for name in role.options} | {FLEET}
     for name in sorted(variables):
         role = owner(name, roles)
-        if role is None:
+        if role is None and name != FLEET:
             findings.warnings += [f"{host}: {text}" for text in _nearly(name, options)]
-        elif name not in role.facts:
+        elif role is not None and name not in role.facts:
             findings.variables += 1
             findings.problems += [f"{host}: {text}" for text in _judge(name, variables[name], role=role, judge=judge)]
     return findings
+
+
+def check_fleet(value: Any, judge: Callable[[Any], str]) -> list[str]:
+    """Return what is wrong with the declaration of a fleet.
+
+    :param value: rendered; None when there is none.
+    :param judge: the checks of the module that keeps fleets.
+    """
+    if value is None or isinstance(value, Undecided):
+        return []
+    if isinstance(value, Broken):
+        return [f"{FLEET} cannot be rendered: {value.reason}. Correct the template."]
+    if not isinstance(value, Mapping):
+        return [f"{FLEET} must be of type dict, and is of type {type_name(value)}. Correct it; {_FLEET_HELP}."]
+    wrong = judge(value)
+    return [f"{FLEET}: {wrong.rstrip('.')}. Correct it; {_FLEET_HELP}."] if wrong else []
 
 
 def check_required(host: str, variables: Mapping[str, Any], *, roles: list[Role]) -> list[str]:

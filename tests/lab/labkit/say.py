@@ -15,15 +15,15 @@ class LabError(Exception):
     """One sentence that names the cause and the remedy."""
 
 
-def say(text: str) -> None:
+def say(text: str, *, program: str = "lab") -> None:
     """Print one line at once."""
-    print(f"lab: {text}", file=sys.stderr, flush=True)
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
+def step(text: str, *, program: str = "lab") -> Iterator[None]:
     """Announce a long step, and say how long it took when it ends well."""
-    say(f"{text} ...")
+    say(f"{text} ...", program=program)
     begin = time.monotonic()
     yield
-    say(f"{text}: done in {time.monotonic() - begin:.1f} s")
+    say(f"{text}: done in {time.monotonic() - begin:.1f} s", program=program)

@@ -1,0 +1,114 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Logging in, by openstacksdk: its options under its names, clouds.yaml and the OS_ variables as it reads them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any, Callable, Mapping
+
+from .client import Adapter, CloudError, Connection
+from .model import FleetSpec
+
+_SECRET_NAMES = re.compile(r"password|secret|token|passcode", re.IGNORECASE)
+_PLAIN_NAMES = re.compile(r"(_url|_name|_id|^username|_scope)$")
+
+# Options of a module; the doc fragment openstack_login describes them.
+LOGIN_OPTIONS: dict[str, dict[str, Any]] = {
+    "cloud": {"type": "str"},
+    "auth": {"type": "dict", "no_log": True},
+    "auth_type": {"type": "str"},
+    "region_name": {"type": "str"},
+    "interface": {"type": "str", "choices": ["public", "internal", "admin"]},
+    "validate_certs": {"type": "bool"},
+    "ca_cert": {"type": "path"},
+    "client_cert": {"type": "path"},
+    "client_key": {"type": "path"},
+    "api_timeout": {"type": "float", "default": 30},
+}
+# Where the SDK has another name.
+_SDK_NAMES = {"validate_certs": "verify", "ca_cert": "cacert", "client_cert": "cert", "client_key": "key"}
+
+
+def secrets_of(auth: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the values in authentication options that must not be shown."""
+    return tuple(str(value) for key, value in auth.items() if value and _SECRET_NAMES.search(key))
+
+
+def plain_values(auth: Mapping[str, Any]) -> set[str]:
+    """Return the values in authentication options that may be shown: names, IDs and addresses."""
+    shown = {str(value) for key, value in auth.items() if _PLAIN_NAMES.search(key)}
+    return shown - set(secrets_of(auth))
+
+
+def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a module as the SDK takes them; what is not given is left for it to find."""
+    return {_SDK_NAMES.get(name, name): options[name] for name in LOGIN_OPTIONS if options.get(name) is not None}
+
+
+def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dict[str, Connection]:
+    """Return a connection for each region a run has to look at.
+
+    :param desired: None to look where `regions` says, or in the region of the options.
+    :raises CloudError: openstacksdk is missing, or the options lead to no cloud.
+    """
+    try:
+        import keystoneauth1.exceptions as kse
+        import openstack
+        import requests
+    except ImportError as error:
+        reason = f"openstacksdk is missing on the host that runs this task ({error}). Install it there: `pip install openstacksdk`."
+        raise CloudError(reason) from error
+    errors = (openstack.exceptions.SDKException, kse.ClientException, requests.exceptions.RequestException)
+    cut = (kse.RetriableConnectionFailure, kse.UnknownConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout)
+    given = sdk_options(options)
+    secrets = secrets_of(given.get("auth") or {})
+    found: dict[str, Connection] = {}
+    try:
+        regions = regions_of(options, desired) or catalogue_regions(openstack.connect(**given))
+        for region in regions:
+            sdk = openstack.connect(**{**given, **({"region_name": region} if region else {})})
+            known = secrets + secrets_of(dict(sdk.config.get_auth_args() or {}))
+            found[region] = Connection(region, _adapters(sdk), errors, cut, known)
+    except errors as error:
+        text = str(error)
+        for secret in secrets:
+            text = text.replace(secret, "********")
+        raise CloudError(
+            f"The options for logging in lead to no cloud: {text.rstrip('.')}. Check cloud, auth or the OS_ variables."
+        ) from None
+    return found
+
+
+def regions_of(options: Mapping[str, Any], desired: FleetSpec | None) -> list[str]:
+    """Return the regions to look at; none when the cloud has to be asked which there are.
+
+    An empty name is the region that the SDK finds by itself.
+    """
+    named = list(options.get("regions") or [])
+    if options.get("state") == "absent":
+        # A fleet may have servers where it is no longer declared to be.
+        return named
+    slots = desired.slots if desired else ()
+    named = [placement.region for slot in slots for placement in slot.placements] + named
+    return list(dict.fromkeys(named or [options.get("region_name") or ""]))
+
+
+def catalogue_regions(sdk: Any) -> list[str]:
+    """Return all regions in which the cloud offers servers."""
+    access = sdk.session.auth.get_access(sdk.session)
+    endpoints = access.service_catalog.get_endpoints(service_type="compute").get("compute") or []
+    return sorted({str(one.get("region_id") or one.get("region") or "") for one in endpoints})
+
+
+def _adapters(sdk: Any) -> Callable[[str], Adapter]:
+    lock = threading.Lock()
+
+    def adapter(service: str) -> Any:
+        # The SDK makes its proxies at first use, and not for several threads at once.
+        with lock:
+            return getattr(sdk, service)
+
+    return adapter
