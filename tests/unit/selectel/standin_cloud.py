@@ -32,6 +32,10 @@ class LoginRefused(Exception):
     http_status = 401
 
 
+class EndpointNotFound(Exception):
+    """The catalogue has no such service."""
+
+
 class Killed(BaseException):
     """The process ends here, as by SIGKILL: nothing below may catch it."""
 
@@ -121,7 +125,7 @@ class StandinCloud:
 
     # -- plumbing ---------------------------------------------------------------------------------------------------------
     def connection(self) -> Connection:
-        return Connection(self.region, lambda service: Adapter(self, service), (Cut, LoginRefused), (Cut,), ("hunter2",))
+        return Connection(self.region, lambda service: Adapter(self, service), (Cut, LoginRefused, EndpointNotFound), (Cut,), ("hunter2",))
 
     def sleep(self, seconds: float) -> None:
         with self.lock:

@@ -13,7 +13,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors impor
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import in_parallel
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Watch
 from fleetkit import remove_fleet, run_fleet, run_here
-from standin_cloud import Cut, Killed, LoginRefused, Response, StandinCloud, refusal
+from standin_cloud import Cut, EndpointNotFound, Killed, LoginRefused, Response, StandinCloud, refusal
 
 OPTIONS: dict[str, Any] = {"floating_network": "ext", "allow_data_loss": ["gpu1"]}
 CREATE = ("POST /ports", "POST /volumes", "POST /servers", "POST /volumes/ID/metadata", "POST /floatingips")
@@ -266,6 +266,23 @@ def test_one_server_that_fails_does_not_stop_the_others() -> None:
     assert ended.actions == {"gpu1": "failed", "gpu2": "created"}
     assert "Port could not be found" in ended.outcomes[0].reason
     assert cloud.orphans() == []
+
+
+def test_a_cloud_without_network_disks_serves_local_ones() -> None:
+    cloud = StandinCloud()
+
+    def no_cinder(_cloud: StandinCloud, service: str, _method: str, _path: str, _answer: Answer) -> Response | None:
+        if service == "block_storage":
+            raise EndpointNotFound("publicURL endpoint for block-storage service not found")
+        return None
+
+    cloud.fault = no_cinder
+    placements = [{"region": "r1", "zone": "z1", "flavor": "LOC"}]
+    assert run_fleet(cloud, boot="local", volume_size=None, placements=placements).ok
+    # A service that is there and does not answer is no reason to believe that it holds nothing.
+    cloud.fault = lambda cloud, service, _method, _path, answer: hang(cloud, answer) if service == "block_storage" else None
+    with pytest.raises(StackError, match="block storage of r1 gave no answer"):
+        remove_fleet(cloud)
 
 
 @pytest.mark.parametrize("broken", ["volume", "server"])
