@@ -234,10 +234,7 @@ def test_a_lasting_fault_ends_in_a_sentence_within_the_deadline(request_: str, k
 
     cloud.fault = broken
     ended = run_fleet(cloud, **OPTIONS)
-    if request_ == "POST /servers/ID/action" and kind == "409":
-        # A conflict says that a restore is under way; that it is not is seen by waiting.
-        sentence = "there is no capacity to restore"
-    elif ended.ok:
+    if ended.ok:
         # Where the server cannot be restored, another one takes its place.
         assert ended.actions == {"gpu1": "replaced"}
     assert sentence in ended.reason
@@ -252,6 +249,17 @@ def test_reading_fails_in_a_sentence() -> None:
     with pytest.raises(StackError, match="compute of r1 answered 403: Policy doesn't allow"):
         run_fleet(cloud)
     assert cloud.writes() == []
+
+
+def test_a_start_that_is_refused_is_that_servers_failure() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud)
+    (server,) = cloud.servers
+    cloud.set_status(server, "SHUTOFF")
+    cloud.fault = at_write(0, lambda _answer: refusal(403, "Policy doesn't allow it."))
+    ended = run_fleet(cloud, start_stopped=True)
+    assert ended.actions == {"gpu1": "failed"}
+    assert f"the server {server} does not start: compute of r1 answered 403: Policy doesn't allow it" in ended.reason
 
 
 def test_one_server_that_fails_does_not_stop_the_others() -> None:
