@@ -96,6 +96,12 @@ class StandinCloud:
         self._ids = itertools.count(1)
         self._ips = itertools.count(10)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())
+
     # -- what tests see ---------------------------------------------------------------------------------------------------
     def alive(self, slot: str | None = None) -> list[dict[str, Any]]:
         """Return servers that are not interrupted."""
