@@ -58,7 +58,7 @@ def judge_fleet(value: Mapping[str, Any]) -> str:
     spec = {name: option for name, option in fleet_options().items() if name not in ("state", "confirm")}
     result = ArgumentSpecValidator(spec).validate(dict(value))
     if result.error_messages:
-        secrets = getattr(result, "_no_log_values", set())
+        secrets: set[str] = getattr(result, "_no_log_values", set())
         return "; ".join(str(remove_values(text, secrets)) for text in result.error_messages)
     try:
         fleet_spec({**result.validated_parameters, "state": "present"})

@@ -31,7 +31,7 @@ options:
     type: str
     default: ""
   profile:
-    description: As in M(selfhosted.llm_stack.selectel_preemptible#module).
+    description: As in M(selfhosted.llm_stack.selectel_preemptible).
     type: str
     choices: [selectel, openstack]
     default: selectel

@@ -113,6 +113,10 @@ def test_the_example_inventory_is_accepted(collections: Path, tmp_path: Path) ->
             {"storage_host_pools": "llm"},
             ["storage1: storage_host_pools must be of type list, and is of type str."],
         ),
+        (
+            {"gpu_fleet": {"fleet": "llm", "name_pattern": "gpu", "count": 2}},
+            ["gpu_fleet: name_pattern is 'gpu': it needs {n} once", "`ansible-doc selfhosted.llm_stack.selectel_preemptible` describes"],
+        ),
     ],
 )
 def test_variables_are_checked_before_any_machine_is_reached(
@@ -123,6 +127,11 @@ def test_variables_are_checked_before_any_machine_is_reached(
         assert sentence in output
     assert "nothing was changed" in output
     assert "UNREACHABLE" not in output, "a machine was asked for before the inventory was refused"
+
+
+def test_a_teardown_wants_a_fleet(collections: Path, tmp_path: Path) -> None:
+    output = refusal(collections, tmp_path, three_hosts(), "teardown")
+    assert "The inventory declares no gpu_fleet, so there is nothing to remove." in output
 
 
 def test_missing_groups_are_refused(collections: Path, tmp_path: Path) -> None:

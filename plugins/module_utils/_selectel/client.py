@@ -242,7 +242,9 @@ class Cloud:
         text = self._clean(str(error) or type(error).__name__)
         if status == 401:
             return CloudError(f"The cloud does not accept the credentials: {text}. Check cloud, auth or the OS_ variables", 401)
-        if isinstance(error, self._connection.cut) or status in _DOWN:
+        # The SDK looks for a service's version before the first request, and says no more than that it found none.
+        undiscovered = "ServiceDiscoveryException" in type(error).__name__
+        if isinstance(error, self._connection.cut) or undiscovered or status in _DOWN:
             return Unclear(f"{self._name(service)} gave no answer: {text}", status)
         missing = "EndpointNotFound" in type(error).__name__
         return (NoService if missing else CloudError)(f"{self._name(service)} cannot be used: {text}", status)

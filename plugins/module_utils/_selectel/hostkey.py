@@ -48,11 +48,16 @@ def with_host_key(user_data: str, key: HostKey) -> str:
     lines += ["    " + line for line in key.private.strip().splitlines()]
     lines += [f"  ed25519_public: {key.public}", ""]
     whole = MIMEMultipart()
-    whole.attach(MIMEText("\n".join(lines), "cloud-config", "utf-8"))
+    whole.attach(_part("\n".join(lines), "cloud-config"))
     if user_data.strip():
         kind = next((kind for start, kind in _KINDS.items() if user_data.startswith(start)), "plain")
-        whole.attach(MIMEText(user_data, kind, "utf-8"))
+        whole.attach(_part(user_data, kind))
     return whole.as_string()
+
+
+def _part(text: str, kind: str) -> MIMEText:
+    # As UTF-8 it would become base64 here and once more for the API, and 64 KiB are soon full.
+    return MIMEText(text, kind, "us-ascii" if text.isascii() else "utf-8")
 
 
 def encoded(user_data: str) -> str:

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
+from .._errors import StackError
 from .client import Cloud, CloudError, OutOfTime
 from .make import Maker, RungFailed, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
 from .merge import merge_into
@@ -107,7 +108,7 @@ class Ladder:
                 if done.action != work.action or self._failures:
                     done.reason = ". ".join([done.reason, *self._failures])
                 done.server = self._complete(done.action, done.server)
-        except CloudError as error:
+        except StackError as error:
             done.action, done.ok = "failed", False
             # What the ladder gave up with holds the earlier reasons already.
             done.reason = str(error) if isinstance(error, GaveUp) else ". ".join([work.reason, *self._failures, str(error)])
@@ -210,8 +211,7 @@ class Ladder:
         """
         cloud = self._shared.clouds[server.region]
         try:
-            self._act(cloud, server, "unshelve")
-            server = self._await_restore(cloud, server)
+            server = self._await_restore(cloud, server, refusal=self._act(cloud, server, "unshelve"))
         except RungFailed:
             self._failed_at.append(server)
             raise
@@ -221,8 +221,8 @@ class Ladder:
             raise RungFailed(f"the server {server.id} went into ERROR while it was restored: {server.fault or 'no reason given'}")
         return server
 
-    def _act(self, cloud: Cloud, server: Server, action: str) -> None:
-        """Ask for an action; 409 says that one is under way already."""
+    def _act(self, cloud: Cloud, server: Server, action: str) -> str:
+        """Ask for an action; return what the cloud says where it sees a conflict, for another run may have asked before."""
         try:
             cloud.send("compute", "POST", f"/servers/{server.id}/action", {action: None})
         except CloudError as error:
@@ -230,16 +230,19 @@ class Ladder:
                 raise
             if error.status not in (404, 409) or error.quota:
                 raise RungFailed(f"the server {server.id} does not {action.replace('os-', '')}: {error}") from error
+            return str(error)
+        return ""
 
-    def _await_restore(self, cloud: Cloud, server: Server) -> Server:
+    def _await_restore(self, cloud: Cloud, server: Server, *, refusal: str) -> Server:
         """Wait for a restore; Nova gives one up for lack of room without a word: the server is shelved and idle again."""
         idle = 0
         server = look_at(cloud, server)
         while kind_of(server) in (INTERRUPTED, SETTLING):
             if kind_of(server) == INTERRUPTED:
                 idle += 1
-                if idle >= _STILL_SHELVED or self._restore_failed(cloud, server):
-                    raise RungFailed(f"there is no capacity to restore {server.id}: it stays {server.status}")
+                if idle >= _STILL_SHELVED or (not refusal and self._restore_failed(cloud, server)):
+                    why = f"{server.id} cannot be restored: {refusal}" if refusal else f"there is no capacity to restore {server.id}"
+                    raise RungFailed(f"{why}: it stays {server.status}")
             try:
                 cloud.watch.pause(min(0.5 * 1.5**idle, 3.0))
             except OutOfTime as over:

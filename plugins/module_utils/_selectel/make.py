@@ -161,7 +161,7 @@ class Maker:
             made.server = server
             self._require_running(server, rung)
             # Another run's request may have begun before ours and be answered after it: look again when that cannot be any more.
-            self._rest(cloud, started + took + max(2.0, 3 * took))
+            self._rest(cloud, started + took + min(max(2.0, 3 * took), 30.0))
             rival = self._rival(server, known)
         return ("adopted", self._yield_to(cloud, rival, made)) if rival else ("created", server)
 

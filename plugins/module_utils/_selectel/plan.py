@@ -136,6 +136,9 @@ def _plan_servers(slot: SlotSpec, *, current: Fleet, desired: FleetSpec, now: fl
         return _about_interrupted(slot, found, desired)
     if found.broken:
         server = found.broken[0]
+        if server.locked:
+            # Its successor could never take its place: nothing of a locked server can be removed.
+            return Work(slot, "blocked", f"{server.id} is {server.status} and locked: unlock it", server, doomed=found.doomed)
         reason = f"the server {server.id} is in ERROR: {server.fault or 'no reason given'}"
         return _renewal(slot, "replaced", reason, found=found, desired=desired)
     reason = "there is no server" if not mine else f"the server {mine[0].id} is {mine[0].status} and never ran"

@@ -32,6 +32,10 @@ class LoginRefused(Exception):
     http_status = 401
 
 
+class EndpointNotFound(Exception):
+    """The catalogue has no such service."""
+
+
 class Killed(BaseException):
     """The process ends here, as by SIGKILL: nothing below may catch it."""
 
@@ -92,6 +96,12 @@ class StandinCloud:
         self._ids = itertools.count(1)
         self._ips = itertools.count(10)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())
+
     # -- what tests see ---------------------------------------------------------------------------------------------------
     def alive(self, slot: str | None = None) -> list[dict[str, Any]]:
         """Return servers that are not interrupted."""
@@ -121,7 +131,7 @@ class StandinCloud:
 
     # -- plumbing ---------------------------------------------------------------------------------------------------------
     def connection(self) -> Connection:
-        return Connection(self.region, lambda service: Adapter(self, service), (Cut, LoginRefused), (Cut,), ("hunter2",))
+        return Connection(self.region, lambda service: Adapter(self, service), (Cut, LoginRefused, EndpointNotFound), (Cut,), ("hunter2",))
 
     def sleep(self, seconds: float) -> None:
         with self.lock:

@@ -13,7 +13,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors impor
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import in_parallel
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Watch
 from fleetkit import remove_fleet, run_fleet, run_here
-from standin_cloud import Cut, Killed, LoginRefused, Response, StandinCloud, refusal
+from standin_cloud import Cut, EndpointNotFound, Killed, LoginRefused, Response, StandinCloud, refusal
 
 OPTIONS: dict[str, Any] = {"floating_network": "ext", "allow_data_loss": ["gpu1"]}
 CREATE = ("POST /ports", "POST /volumes", "POST /servers", "POST /volumes/ID/metadata", "POST /floatingips")
@@ -234,10 +234,7 @@ def test_a_lasting_fault_ends_in_a_sentence_within_the_deadline(request_: str, k
 
     cloud.fault = broken
     ended = run_fleet(cloud, **OPTIONS)
-    if request_ == "POST /servers/ID/action" and kind == "409":
-        # A conflict says that a restore is under way; that it is not is seen by waiting.
-        sentence = "there is no capacity to restore"
-    elif ended.ok:
+    if ended.ok:
         # Where the server cannot be restored, another one takes its place.
         assert ended.actions == {"gpu1": "replaced"}
     assert sentence in ended.reason
@@ -254,6 +251,17 @@ def test_reading_fails_in_a_sentence() -> None:
     assert cloud.writes() == []
 
 
+def test_a_start_that_is_refused_is_that_servers_failure() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud)
+    (server,) = cloud.servers
+    cloud.set_status(server, "SHUTOFF")
+    cloud.fault = at_write(0, lambda _answer: refusal(403, "Policy doesn't allow it."))
+    ended = run_fleet(cloud, start_stopped=True)
+    assert ended.actions == {"gpu1": "failed"}
+    assert f"the server {server} does not start: compute of r1 answered 403: Policy doesn't allow it" in ended.reason
+
+
 def test_one_server_that_fails_does_not_stop_the_others() -> None:
     cloud = StandinCloud()
     servers = [{"name": "gpu1", "networks": [{"port": "port-that-is-not-there"}]}, {"name": "gpu2"}]
@@ -266,6 +274,23 @@ def test_one_server_that_fails_does_not_stop_the_others() -> None:
     assert ended.actions == {"gpu1": "failed", "gpu2": "created"}
     assert "Port could not be found" in ended.outcomes[0].reason
     assert cloud.orphans() == []
+
+
+def test_a_cloud_without_network_disks_serves_local_ones() -> None:
+    cloud = StandinCloud()
+
+    def no_cinder(_cloud: StandinCloud, service: str, _method: str, _path: str, _answer: Answer) -> Response | None:
+        if service == "block_storage":
+            raise EndpointNotFound("publicURL endpoint for block-storage service not found")
+        return None
+
+    cloud.fault = no_cinder
+    placements = [{"region": "r1", "zone": "z1", "flavor": "LOC"}]
+    assert run_fleet(cloud, boot="local", volume_size=None, placements=placements).ok
+    # A service that is there and does not answer is no reason to believe that it holds nothing.
+    cloud.fault = lambda cloud, service, _method, _path, answer: hang(cloud, answer) if service == "block_storage" else None
+    with pytest.raises(StackError, match="block storage of r1 gave no answer"):
+        remove_fleet(cloud)
 
 
 @pytest.mark.parametrize("broken", ["volume", "server"])

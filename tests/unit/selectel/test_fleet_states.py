@@ -21,7 +21,7 @@ OUTCOMES = {
     **dict.fromkeys(LEFT_ALONE, ("kept", "blocked", "kept", "kept", "kept", "created")),
     **dict.fromkeys(SETTLING, ("adopted", "blocked", "adopted", "adopted", "adopted", "created")),
     **dict.fromkeys(INTERRUPTED, ("restored", "blocked", "replaced", "restored", "blocked", "created")),
-    "ERROR": ("replaced", "replaced", "replaced", "failed", "replaced", "created"),
+    "ERROR": ("replaced", "replaced", "replaced", "failed", "blocked", "created"),
     "UNKNOWN": ("blocked", "blocked", "blocked", "blocked", "blocked", "created"),
     **dict.fromkeys(("DELETED", "SOFT_DELETED"), ("created", "created", "created", "failed", "created", "created")),
 }

@@ -1,0 +1,18 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Exceptions of the stand-in for keystoneauth1; none is raised."""
+
+from __future__ import annotations
+
+
+class ClientException(Exception):
+    """The base of the others."""
+
+
+class RetriableConnectionFailure(Exception):
+    """A request that may be repeated."""
+
+
+class UnknownConnectionError(ClientException):
+    """An error nobody expected."""

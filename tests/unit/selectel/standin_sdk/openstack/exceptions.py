@@ -1,0 +1,10 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Exceptions of the stand-in for openstacksdk."""
+
+from __future__ import annotations
+
+
+class SDKException(Exception):
+    """Never raised here."""

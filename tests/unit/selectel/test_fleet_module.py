@@ -1,0 +1,233 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module and the inventory plugin as Ansible runs them, with a stand-in for the cloud: results, and no secret in any."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from email import message_from_string
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel import login
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.hostkey import make_host_key, with_host_key
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import PROFILES
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.report import started_at
+from ansible_collections.selfhosted.llm_stack.plugins.modules import selectel_preemptible
+from fleetkit import OPTIONS, run_fleet
+from standin_cloud import START, StandinCloud, refusal
+
+AUTH = {"auth_url": "https://cloud/v3", "username": "llm-user", "password": "hunter2", "project_name": "llm-project"}
+
+
+class Module:
+    """Runs the module against a stand-in."""
+
+    def __init__(self, cloud: StandinCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.cloud = cloud
+        self._capsys = capsys
+        monkeypatch.setattr(selectel_preemptible, "connect", lambda _params, _desired: {cloud.region: cloud.connection()})
+        monkeypatch.setattr(selectel_preemptible, "Watch", lambda seconds: Watch(seconds, now=lambda: cloud.now, sleep=cloud.sleep))
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        """Return the result; `_text` is all that was printed."""
+        self.cloud.log.clear()
+        arguments = {**OPTIONS, "auth": AUTH, **options}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            selectel_preemptible.main()
+        text = self._capsys.readouterr().out
+        assert "hunter2" not in text
+        found: dict[str, Any] = json.loads(text)
+        return {**found, "_text": text}
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Module:
+    return Module(StandinCloud(), monkeypatch, capsys)
+
+
+def test_check_mode_says_what_the_run_then_does(module: Module) -> None:
+    checked = module.run(_ansible_check_mode=True, floating_network="ext")
+    assert (checked["changed"], checked["api_calls"]) == (True, {"read": 7, "write": 0})
+    assert module.cloud.writes() == []
+    done = module.run(floating_network="ext")
+    assert (done["plan"], done["diff"]) == (checked["plan"], checked["diff"])
+    assert done["cost"] == checked["cost"] == {"before": 0, "after": 30.4, "change": 30.4, "currency": "RUB", "unknown": []}
+    again = module.run(floating_network="ext")
+    assert (again["changed"], again["plan"], again["api_calls"]) == (False, [], {"read": 4, "write": 0})
+
+
+def test_what_is_returned_about_a_server(module: Module) -> None:
+    module.run(floating_network="ext", ssh_host_key=True)
+    (server,) = module.run(floating_network="ext", max_age=3600)["servers"]
+    assert server.pop("ssh_host_key").startswith("ssh-ed25519 ")
+    assert server == {
+        "name": "gpu1",
+        "action": "kept",
+        "reason": "srv-0003 is ACTIVE",
+        "ok": True,
+        "id": "srv-0003",
+        "status": "ACTIVE",
+        "addresses": [
+            {"address": "10.0.0.10", "kind": "fixed", "network": "lan"},
+            {"address": "203.0.113.11", "kind": "floating", "network": ""},
+        ],
+        "preemptible": True,
+        "created_at": "2026-11-28T00:00:00Z",
+        "launched_at": "2026-11-28T00:00:04Z",
+        "expires_at": "2026-11-29T00:00:00Z",
+        "rotate": False,
+        "placement": {"region": "r1", "zone": "z1", "flavor": "GL10", "preemptible": True},
+        "gpus": {"T4": 1},
+        "leftovers": [],
+        "hourly_cost": 30.0,
+    }
+    module.cloud.now += 3600
+    assert module.run(floating_network="ext", max_age=3600)["servers"][0]["rotate"] is True
+    module.cloud.interrupt("srv-0003")
+    (server,) = module.run(_ansible_check_mode=True, floating_network="ext")["servers"]
+    assert (server["action"], server["hourly_cost"], server["expires_at"]) == ("restored", 0.0, "")
+    assert [(one["kind"], round(one["hourly_cost"], 3)) for one in server["leftovers"]] == [("volume", 0.1), ("address", 0.3)]
+
+
+def test_a_failed_server_fails_the_task_after_the_others(module: Module) -> None:
+    module.cloud.room = {"z1": 1, "z2": 0}
+    result = module.run(servers=[{"name": "gpu1"}, {"name": "gpu2"}])
+    assert result["failed"] is True
+    assert result["changed"] is True
+    assert "1 of 2 servers are not as they should be. gpu" in result["msg"]
+    assert "No valid host was found" in result["msg"]
+    assert sorted(server["ok"] for server in result["servers"]) == [False, True]
+    assert list(result["memory"]) == ["r1/z1/GL10/preemptible", "r1/z2/GL10/preemptible"]
+    assert module.cloud.orphans() == []
+
+
+def test_bad_input_calls_nothing(module: Module) -> None:
+    result = module.run(fleet="a b")
+    assert result["msg"].startswith("fleet is 'a b'")
+    assert (result["changed"], module.cloud.log) == (False, [])
+
+
+def test_the_removal_wants_the_name(module: Module) -> None:
+    module.run()
+    refused = module.run(state="absent", servers=[], placements=[])
+    assert refused["msg"] == (
+        "Refusing to remove 3 objects of the fleet llm without confirmation: set confirm to llm, the name of the fleet."
+    )
+    assert module.cloud.writes() == []
+    checked = module.run(state="absent", servers=[], placements=[], confirm="llm", _ansible_check_mode=True)
+    assert (checked["changed"], checked["cost"]["after"], module.cloud.writes()) == (True, 0, [])
+    done = module.run(state="absent", servers=[], placements=[], confirm="llm")
+    assert (done["plan"], [one["status"] for one in done["servers"]]) == (checked["plan"], ["absent"])
+    assert (module.cloud.servers, module.cloud.orphans()) == ({}, [])
+    assert module.run(state="absent", servers=[], placements=[])["changed"] is False
+
+
+def test_secrets_are_in_no_output(module: Module) -> None:
+    module.cloud.fault = lambda _cloud, _service, _method, _path, _answer: refusal(400, "no password=hunter2 here")
+    assert "no password=" in module.run()["msg"]
+    module.cloud.fault = None
+    result = module.run(user_data="#!/bin/sh\necho swarm-token-77", ssh_host_key=True)
+    assert "swarm-token-77" not in result["_text"]
+    assert "PRIVATE KEY" not in result["_text"]
+    # Names are no secrets: blanked out, no message could be read.
+    assert result["invocation"]["module_args"]["auth"]["project_name"] == "llm-project"
+    body = next(body for body in module.cloud.bodies if body and "server" in body)
+    assert "swarm-token-77" in base64.b64decode(body["server"]["user_data"]).decode()
+
+
+def test_user_data_gives_the_server_its_host_key_before_anything_else() -> None:
+    key = make_host_key()
+    whole = message_from_string(with_host_key("#cloud-config\npackages: [jq]\n", key))
+    parts = [part for part in whole.walk() if not part.is_multipart()]
+    texts = [part.get_payload(decode=True).decode() for part in parts]  # type: ignore[union-attr]
+    first = yaml.safe_load(texts[0])
+    assert first["ssh_keys"]["ed25519_public"] == key.public
+    assert first["ssh_keys"]["ed25519_private"].strip() == key.private.strip()
+    assert first["ssh_deletekeys"] is True
+    assert [part.get_content_type() for part in parts] == ["text/cloud-config", "text/cloud-config"]
+    assert texts[1] == "#cloud-config\npackages: [jq]\n"
+    assert key.private not in repr(key)
+
+
+@pytest.mark.parametrize(
+    ("created", "launched", "since"),
+    [(0, 5, 0), (0, 3600 * 10, 0), (-3600 * 30, 3600 * 10, 3600 * 10), (0, None, None)],
+    ids=["new", "restored today", "restored after a day", "never ran"],
+)
+def test_the_clock_of_a_life_is_the_earlier_one_that_can_be(created: float, launched: float | None, since: float | None) -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud)
+    ended = run_fleet(cloud)
+    server = ended.current.servers[0]
+    fields = {"created_at": START + created, "launched_at": None if launched is None else START + launched}
+    aged = type(server)(**{**server.__dict__, **fields})
+    assert started_at(aged, PROFILES["selectel"], START + 3600 * 11) == (None if since is None else START + since)
+
+
+def test_options_for_the_sdk_have_its_names() -> None:
+    options = {"cloud": "c", "validate_certs": False, "ca_cert": "/ca", "client_cert": None, "fleet": "x", "api_timeout": 5.0}
+    assert login.sdk_options(options) == {"cloud": "c", "verify": False, "cacert": "/ca", "api_timeout": 5.0}
+    assert login.secrets_of({"password": "a", "application_credential_secret": "b", "username": "c"}) == ("a", "b")
+    assert login.plain_values({**AUTH, "passcode": "x"}) == {"https://cloud/v3", "llm-user", "llm-project"}
+
+
+# -- the inventory plugin -------------------------------------------------------------------------------------------------------
+LISTER = Path(__file__).parent / "list_fleet.py"
+
+
+def listed(place: Path, *, again: bool = False, **options: Any) -> dict[str, Any]:
+    """Return what Ansible makes of a file of the plugin: groups, variables and calls.
+
+    :param again: read the file twice before, so that a cache is used, and refresh at the end.
+    """
+    path = place / "fleet.selectel_preemptible.yml"
+    path.write_text(yaml.safe_dump({"plugin": "selfhosted.llm_stack.selectel_preemptible", "fleet": "llm", **options}))
+    command = [sys.executable, str(LISTER), str(path), "again" if again else "once"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return {**found, "stderr": ended.stderr}
+
+
+def test_the_fleet_as_hosts(tmp_path: Path) -> None:
+    found = listed(tmp_path, group="{{ 'gpu_' ~ 'workers' }}", api_timeout="20")
+    assert found["groups"] == {
+        "gpu_workers": ["gpu1"],
+        "gpu_workers_interrupted": ["gpu2"],
+        "fleet_state_active": ["gpu1"],
+        "fleet_state_shelved_offloaded": ["gpu2"],
+        "fleet_state_shutoff": ["gpu3"],
+        "fleet_gpu_t4": ["gpu1", "gpu2", "gpu3"],
+        "fleet_zone_z1": ["gpu1", "gpu2", "gpu3"],
+    }
+    assert found["vars"]["gpu1"]["ansible_host"].startswith("203.0.113.")
+    assert found["vars"]["gpu2"]["fleet_server"]["placement"]["flavor"] == "GL10"
+    assert (found["reads"], found["writes"]) == ([4], 0)
+    assert listed(tmp_path, connect_to="private")["vars"]["gpu1"]["ansible_host"].startswith("10.0.0.")
+
+
+def test_the_inventory_is_cached_until_it_is_refreshed(tmp_path: Path) -> None:
+    cache = {"cache": True, "cache_plugin": "ansible.builtin.jsonfile", "cache_connection": str(tmp_path / "cache")}
+    found = listed(tmp_path, again=True, **cache)
+    assert found["reads"] == [4, 4, 8]
+    assert listed(tmp_path, again=True)["reads"] == [4, 8, 12]
+
+
+def test_without_a_fleet_nothing_is_asked(tmp_path: Path) -> None:
+    found = listed(tmp_path, fleet="")
+    assert found["groups"] == {"gpu_workers": [], "gpu_workers_interrupted": []}
+    assert found["reads"] == [0]
+
+
+def test_a_cloud_that_does_not_answer_is_a_sentence(tmp_path: Path) -> None:
+    found = listed(tmp_path, fleet="broken")
+    assert "The fleet broken cannot be listed: compute of r1 answered 403: not for password=********" in found["stderr"]
