@@ -269,6 +269,10 @@ state:
   returned: with O(engine)
   type: str
   sample: active
+manager:
+  description: Whether the machine is a manager of that swarm.
+  returned: with O(engine)
+  type: bool
 running:
   description: Whether the engine runs.
   returned: with O(engine)
@@ -423,6 +427,7 @@ def engine_report(engine: Engine, backups: list[str]) -> dict[str, Any]:
         "node_id": engine.membership.node_id,
         "cluster_id": engine.membership.cluster_id,
         "state": engine.membership.state,
+        "manager": engine.membership.is_manager,
         "running": engine.service.active,
         "hostname": engine.hostname,
         "gpus": gpus,
