@@ -346,10 +346,11 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.option
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import drain_needed, plan_engine, wanted_settings
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.read import Paths, read_engine, read_nodes
 
+TEXT = {"type": "str", "default": ""}
 
-def argument_spec() -> dict[str, Any]:
-    """Return the module's options."""
-    text = {"type": "str", "default": ""}
+
+def engine_options() -> dict[str, Any]:
+    """Return the options of this machine's engine."""
     init = {
         "dispatcher_heartbeat": {"type": "float"},
         "data_path_port": {"type": "int"},
@@ -358,23 +359,27 @@ def argument_spec() -> dict[str, Any]:
         "autolock": {"type": "bool"},
         "rotate_worker_token": {"type": "bool", "default": False, "no_log": False},
     }
-    engine = {
+    return {
         "daemon": {"type": "dict", "default": {}},
         "gpus": {"type": "bool", "default": True},
         "require_gpu": {"type": "bool", "default": False},
-        "manager": text,
+        "manager": TEXT,
         "role": {"type": "str", "choices": ["worker", "manager"], "default": "worker"},
-        "cluster_id": text,
+        "cluster_id": TEXT,
         "join_token": {"type": "str", "no_log": True},
         "known_nodes": {"type": "list", "elements": "str"},
         "init": {"type": "dict", "options": init},
-        "advertise_address": text,
-        "data_path_address": text,
+        "advertise_address": TEXT,
+        "data_path_address": TEXT,
         "timeout": {"type": "int", "default": 60},
     }
+
+
+def argument_spec() -> dict[str, Any]:
+    """Return the module's options."""
     member = {
-        "id": text,
-        "hostname": text,
+        "id": TEXT,
+        "hostname": TEXT,
         "labels": {"type": "dict", "default": {}},
         "availability": {"type": "str", "choices": ["active", "pause", "drain", "resume"]},
         "gpus": {"type": "int"},
@@ -384,7 +389,7 @@ def argument_spec() -> dict[str, Any]:
         "remove_twins": {"type": "bool", "default": False},
     }
     return {
-        "engine": {"type": "dict", "options": engine},
+        "engine": {"type": "dict", "options": engine_options()},
         "members": {"type": "list", "elements": "dict", "options": member},
         "timeout": {"type": "int", "default": 60},
     }
