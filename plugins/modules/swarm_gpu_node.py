@@ -13,7 +13,10 @@ version_added: "0.1.0"
 description:
   - With O(engine), run on the machine itself, it finds the GPUs, merges C(/etc/docker/daemon.json), starts or restarts the engine
     when that is needed, and makes the machine a member of one particular swarm, known by its ID.
-  - With O(members), run once on a manager, it labels any number of nodes in one call and checks that the manager sees their GPUs.
+  - With O(members), run once on a manager, it labels, drains or removes any number of nodes in one call, waits for the end of the
+    drains and checks that the manager sees the GPUs.
+  - An engine on which tasks of a swarm run is restarted only after a drain. A manager drains itself for that; a worker is refused,
+    unless a manager has drained it before (RV(drain_first) tells that in check mode).
   - GPUs are advertised as generic resources of the kind V(GPU), by their full UUIDs, so that a service asks for one with
     C(generic_resources) and a task sees only the GPU assigned to it.
   - What others wrote to C(daemon.json), to the NVIDIA runtime's configuration or as labels stays.
@@ -63,6 +66,13 @@ options:
           - Without it and O(engine.init) the membership is left as it is.
         type: str
         default: ""
+      role:
+        description:
+          - What the machine joins as. V(manager) needs the join token for managers.
+          - A worker of the same swarm is not made a manager; it has to be promoted on one.
+        type: str
+        choices: [worker, manager]
+        default: worker
       cluster_id:
         description:
           - ID of the swarm to join. A worker of another swarm, or one whose membership is broken, leaves and joins this one.
@@ -71,7 +81,7 @@ options:
         type: str
         default: ""
       join_token:
-        description: The swarm's join token for workers. Used only when the machine joins.
+        description: The swarm's join token for O(engine.role). Used only when the machine joins.
         type: str
       known_nodes:
         description:
@@ -81,7 +91,7 @@ options:
         type: list
         elements: str
       init:
-        description: Make a swarm with this machine as its first manager, unless it is a manager already.
+        description: Make a swarm with this machine as its first manager, unless it is a manager already, and keep the swarm's settings.
         type: dict
         suboptions:
           dispatcher_heartbeat:
@@ -100,6 +110,15 @@ options:
           subnet_size:
             description: Prefix length of the networks cut from O(engine.init.address_pools). Used only when the swarm is made.
             type: int
+          autolock:
+            description:
+              - Whether a manager needs the swarm's unlock key after each start of its engine. Without it, a swarm keeps what it has.
+              - The key is not returned; C(docker swarm unlock-key) tells it on a manager. A restart by this module unlocks by itself.
+            type: bool
+          rotate_worker_token:
+            description: Replace the workers' join token, so that the former one opens nothing any more. With V(true) every run does.
+            type: bool
+            default: false
       advertise_address:
         description: Address at which other nodes reach this one. Used when the machine joins or makes a swarm; Docker guesses by default.
         type: str
@@ -138,14 +157,38 @@ options:
       availability:
         description:
           - Whether the node gets tasks (V(active)), keeps those it has (V(pause)) or loses them (V(drain)).
+          - V(resume) gives a node back what it had before a drain with O(members[].temporary=true), and leaves any other as it is.
           - Without it nothing changes.
         type: str
-        choices: [active, pause, drain]
+        choices: [active, pause, drain, resume]
       gpus:
         description: How many GPUs the manager must see on the node, which must be ready. Without it this is not checked.
         type: int
+      state:
+        description:
+          - V(absent) removes the node, with its labels. Only a node that is down is removed, and a manager never.
+          - A machine that will come back as the same node is not removed, for the swarm lets a removed node in no more.
+        type: str
+        choices: [present, absent]
+        default: present
+      temporary:
+        description:
+          - Whether a drain is for a while. The node then carries the label C(llm-stack.drained-from) with its former availability, which
+            V(resume) takes back, also in a later run. A node that was drained before is a person's choice and stays so.
+        type: bool
+        default: false
+      wait:
+        description: Whether a drain has ended only when no task runs on the node any more. For a node that is down nothing is waited for.
+        type: bool
+        default: true
+      remove_twins:
+        description:
+          - Whether nodes of the same host name that are down are removed. They are what the machine was before it joined anew.
+          - A manager is kept, with a warning.
+        type: bool
+        default: false
   timeout:
-    description: Seconds to wait until the manager sees the members ready with their GPUs. Used with O(members).
+    description: Seconds to wait until the manager sees the members' GPUs, and no task on those drained. Used with O(members).
     type: int
     default: 60
 """
@@ -181,6 +224,30 @@ EXAMPLES = r"""
         availability: active
         gpus: "{{ worker.gpus | length }}"
   delegate_to: manager1
+
+- name: Empty a node for a while, and wait until its tasks have ended
+  selfhosted.llm_stack.swarm_gpu_node:
+    members:
+      - hostname: gpu2
+        availability: drain
+        temporary: true
+    timeout: 120
+  delegate_to: manager1
+
+- name: Give it its tasks back, and forget what it was before it was replaced
+  selfhosted.llm_stack.swarm_gpu_node:
+    members:
+      - hostname: gpu2
+        availability: resume
+        remove_twins: true
+  delegate_to: manager1
+
+- name: Remove a server that will not come back
+  selfhosted.llm_stack.swarm_gpu_node:
+    members:
+      - hostname: gpu3
+        state: absent
+  delegate_to: manager1
 """
 
 RETURN = r"""
@@ -202,6 +269,10 @@ state:
   returned: with O(engine)
   type: str
   sample: active
+manager:
+  description: Whether the machine is a manager of that swarm.
+  returned: with O(engine)
+  type: bool
 running:
   description: Whether the engine runs.
   returned: with O(engine)
@@ -229,6 +300,16 @@ labels:
     gpu.count: "1"
     gpu.model: GeForce-RTX-4090
     gpu.vram_gb: "24"
+tasks:
+  description: Names of the swarm's tasks that run here; after the run, or as found in check mode.
+  returned: with O(engine)
+  type: list
+  elements: str
+  sample: [llm_engine.x7u4wbsdgxq0vkg2ulrz0bh2e.3bgxyfefmzwmoiyjkjtcbjh5b]
+drain_first:
+  description: Whether a manager has to drain this worker before the plan can be carried out, for it restarts the engine while tasks run.
+  returned: with O(engine)
+  type: bool
 backups:
   description: Copies kept of the files that were changed.
   returned: with O(engine)
@@ -252,121 +333,66 @@ members:
 from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError, StepFailed
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError, StepFailed
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._module import conclude
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan, Step
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.apply import EngineApplier, MembersApplier
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.apply import EngineApplier
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import Api, EngineError, connect
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model import (
-    Engine,
-    EngineSpec,
-    Guards,
-    Init,
-    Join,
-    Member,
-    Node,
-    gpu_labels,
-)
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import find_node, plan_engine, plan_members, wanted_settings
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.members_apply import MembersApplier
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.members_plan import find_node, plan_members
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model import Engine, Guards, Node, gpu_labels
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.options import engine_spec, member_specs
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import drain_needed, plan_engine, wanted_settings
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.read import Paths, read_engine, read_nodes
 
+TEXT = {"type": "str", "default": ""}
 
-def argument_spec() -> dict[str, Any]:
-    """Return the module's options."""
-    text = {"type": "str", "default": ""}
+
+def engine_options() -> dict[str, Any]:
+    """Return the options of this machine's engine."""
     init = {
         "dispatcher_heartbeat": {"type": "float"},
         "data_path_port": {"type": "int"},
         "address_pools": {"type": "list", "elements": "str", "default": []},
         "subnet_size": {"type": "int"},
+        "autolock": {"type": "bool"},
+        "rotate_worker_token": {"type": "bool", "default": False, "no_log": False},
     }
-    engine = {
+    return {
         "daemon": {"type": "dict", "default": {}},
         "gpus": {"type": "bool", "default": True},
         "require_gpu": {"type": "bool", "default": False},
-        "manager": text,
-        "cluster_id": text,
+        "manager": TEXT,
+        "role": {"type": "str", "choices": ["worker", "manager"], "default": "worker"},
+        "cluster_id": TEXT,
         "join_token": {"type": "str", "no_log": True},
         "known_nodes": {"type": "list", "elements": "str"},
         "init": {"type": "dict", "options": init},
-        "advertise_address": text,
-        "data_path_address": text,
+        "advertise_address": TEXT,
+        "data_path_address": TEXT,
         "timeout": {"type": "int", "default": 60},
     }
+
+
+def argument_spec() -> dict[str, Any]:
+    """Return the module's options."""
     member = {
-        "id": text,
-        "hostname": text,
+        "id": TEXT,
+        "hostname": TEXT,
         "labels": {"type": "dict", "default": {}},
-        "availability": {"type": "str", "choices": ["active", "pause", "drain"]},
+        "availability": {"type": "str", "choices": ["active", "pause", "drain", "resume"]},
         "gpus": {"type": "int"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "temporary": {"type": "bool", "default": False},
+        "wait": {"type": "bool", "default": True},
+        "remove_twins": {"type": "bool", "default": False},
     }
     return {
-        "engine": {"type": "dict", "options": engine},
+        "engine": {"type": "dict", "options": engine_options()},
         "members": {"type": "list", "elements": "dict", "options": member},
         "timeout": {"type": "int", "default": 60},
     }
-
-
-def engine_spec(options: dict[str, Any]) -> EngineSpec:
-    """Turn the option engine into what the planner compares.
-
-    :raises BadInput: the options contradict each other.
-    """
-    if options["init"] is not None and options["manager"]:
-        raise BadInput("engine.init makes a swarm and engine.manager joins one: give only one of them.")
-    return EngineSpec(
-        settings=options["daemon"],
-        gpus=options["gpus"],
-        require_gpu=options["require_gpu"],
-        advertise_address=options["advertise_address"],
-        data_path_address=options["data_path_address"],
-        join=join_spec(options) if options["manager"] else None,
-        init=init_spec(options["init"]) if options["init"] is not None else None,
-    )
-
-
-def join_spec(options: dict[str, Any]) -> Join:
-    """Turn the options about the swarm to join into what the planner compares."""
-    known = options["known_nodes"]
-    return Join(options["manager"], options["cluster_id"], options["join_token"] or "", None if known is None else tuple(known))
-
-
-def init_spec(options: dict[str, Any]) -> Init:
-    """Turn the option engine.init into what the planner compares."""
-    heartbeat = options["dispatcher_heartbeat"]
-    if heartbeat is not None and heartbeat <= 0:
-        raise BadInput(f"engine.init.dispatcher_heartbeat is {heartbeat:g}: give a number of seconds above 0.")
-    return Init(
-        heartbeat_ns=round(heartbeat * 1e9) if heartbeat is not None else None,
-        data_path_port=options["data_path_port"],
-        address_pools=tuple(options["address_pools"]),
-        subnet_size=options["subnet_size"],
-    )
-
-
-def label_text(value: Any) -> str | None:
-    """Return a label's value as Docker stores it."""
-    if value is None or isinstance(value, str):
-        return value
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def member_specs(options: list[dict[str, Any]]) -> tuple[Member, ...]:
-    """Turn the option members into what the planner compares.
-
-    :raises BadInput: a member has no name, or two are the same.
-    """
-    found: list[Member] = []
-    for position, option in enumerate(options):
-        labels = {str(key): label_text(value) for key, value in option["labels"].items()}
-        member = Member(option["id"], option["hostname"], labels, option["availability"] or "", option["gpus"])
-        if not member.name:
-            raise BadInput(f"members[{position}] names no node: give its id or hostname.")
-        if any(member.id == other.id and (member.id or member.hostname == other.hostname) for other in found):
-            raise BadInput(f"members names the node {member.name} twice: give each node once.")
-        found.append(member)
-    return tuple(found)
 
 
 def run_engine(module: AnsibleModule) -> NoReturn:
@@ -385,6 +411,7 @@ def run_engine(module: AnsibleModule) -> NoReturn:
         state["applier"] = EngineApplier(spec, settings, runner=runner, connect=connect, paths=paths, timeout=timeout)
         plan = plan_engine(current=state["engine"], desired=spec, guards=Guards(rehearsal=module.check_mode))
         state["changed"] = plan.changed
+        state["drain_first"] = not state["engine"].membership.is_manager and drain_needed(state["engine"], list(plan.steps))
         return plan
 
     def do(step: Step) -> None:
@@ -392,7 +419,8 @@ def run_engine(module: AnsibleModule) -> NoReturn:
 
     def report() -> dict[str, Any]:
         untouched = module.check_mode or not state["changed"]
-        return engine_report(state["engine"] if untouched else read(), state["applier"].backups)
+        found = engine_report(state["engine"] if untouched else read(), state["applier"].backups)
+        return {**found, "drain_first": state["drain_first"]}
 
     conclude(module, make_plan=make_plan, do=do, report=report)
 
@@ -404,10 +432,12 @@ def engine_report(engine: Engine, backups: list[str]) -> dict[str, Any]:
         "node_id": engine.membership.node_id,
         "cluster_id": engine.membership.cluster_id,
         "state": engine.membership.state,
+        "manager": engine.membership.is_manager,
         "running": engine.service.active,
         "hostname": engine.hostname,
         "gpus": gpus,
         "labels": gpu_labels(engine.gpus),
+        "tasks": list(engine.tasks),
         "backups": backups,
     }
 
@@ -417,7 +447,7 @@ def run_members(module: AnsibleModule) -> NoReturn:
     state: dict[str, Any] = {}
 
     def make_plan() -> Plan:
-        state["desired"] = member_specs(module.params["members"])
+        state["desired"] = member_specs(module.params["members"], module.params["timeout"])
         state["api"], state["nodes"] = nodes_of_swarm(connect, rehearsal=module.check_mode)
         plan = plan_members(current=state["nodes"], desired=state["desired"], guards=Guards(rehearsal=module.check_mode))
         state["done"] = tuple(plan.sentences)
@@ -430,7 +460,8 @@ def run_members(module: AnsibleModule) -> NoReturn:
         if not module.check_mode:
             state["nodes"] = settled_nodes(state, module.params["timeout"])
         found = [find_node(state["nodes"], member) for member in state["desired"]]
-        return {"members": [member_report(node) for node in found if isinstance(node, Node)]}
+        gone = {member.id for member in state["desired"] if member.absent}
+        return {"members": [member_report(node) for node in found if isinstance(node, Node) and node.id not in gone]}
 
     conclude(module, make_plan=make_plan, do=do, report=report)
 

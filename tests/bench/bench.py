@@ -19,6 +19,7 @@ from labkit.network import inside
 from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
+from swarm import swarm_noop
 
 
 def ansible(lab: Lab, program: str, *argv: str) -> str:
@@ -62,4 +63,4 @@ def _unchanged(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report([site_noop, cloud_states, cloud_fleet_restore]))
+    sys.exit(report([site_noop, swarm_noop, cloud_states, cloud_fleet_restore]))

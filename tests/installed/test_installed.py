@@ -24,7 +24,7 @@ import package  # noqa: E402 - importable after the line above
 EXAMPLE = ROOT / "inventories" / "example"
 # Where nothing listens: a host that is there and does not answer.
 NOBODY = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"}
-PLAYBOOKS = ("site", "provision", "teardown", "preflight", "storage", "swarm", "workers", "services")
+PLAYBOOKS = ("site", "provision", "teardown", "preflight", "mesh", "storage", "swarm", "workers", "services")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -186,7 +186,7 @@ def test_an_unsupported_distribution_stops_all_before_any_change(collections: Pa
     inventory["all"]["vars"]["ansible_pipelining"] = True
     output = refusal(collections, tmp_path, inventory)
     assert "gpu1 runs Fedora 44, which is not supported, so nothing was changed on any machine." in output
-    assert "Install Debian 12, Debian 13 or Ubuntu 24.04 on it" in output
+    assert "Install Ubuntu 22.04, Debian 12, Debian 13 or Ubuntu 24.04 on it" in output
 
 
 def test_every_name_the_readme_shows_exists() -> None:

@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Takes the planners' steps: files, the service, and the engine's API."""
+"""Takes the steps for one engine: files, the service, and the engine's API."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from .._errors import CommandFailed, StackError
 from .._plan import Step
 from .._run import Runner
 from .client import Api, Connect, EngineError
-from .model import SWARM_RESOURCE, EngineSpec, Init, Join, Member, Membership, Node
-from .plan import unmet
+from .members_apply import CONFLICTS, MembersApplier, is_conflict
+from .members_plan import plan_members
+from .model import SWARM_RESOURCE, EngineSpec, Guards, Init, Join, Member, Membership
 from .read import Paths, parse_membership, read_identity, read_nodes
-
-_CONFLICTS = 5
 
 
 def write_text(path: Path, text: str, *, backup: bool, check: Callable[[Path], None] | None = None) -> str:
@@ -59,6 +58,16 @@ def with_swarm_resource(config: str) -> str:
     return changed if count else f"{line}\n{config}"
 
 
+def _with_settings(spec: dict[str, Any], init: Init) -> bool:
+    """Put the settings wanted into a swarm's specification, and tell whether that changed it."""
+    before = json.dumps(spec, sort_keys=True)
+    if init.heartbeat_ns is not None:
+        spec.setdefault("Dispatcher", {})["HeartbeatPeriod"] = init.heartbeat_ns
+    if init.autolock is not None:
+        spec.setdefault("EncryptionConfig", {})["AutoLockManagers"] = init.autolock
+    return json.dumps(spec, sort_keys=True) != before
+
+
 class EngineApplier:
     """Takes the steps of :func:`.plan.plan_engine`.
 
@@ -93,17 +102,21 @@ class EngineApplier:
             "configure_runtime": self._configure_runtime,
             "enable": lambda: self._systemctl("enable"),
             "start": lambda: self._systemctl("start"),
-            "restart": lambda: self._systemctl("restart"),
-            "leave": lambda: self._connect().leave_swarm(),
+            "restart": self._restart,
+            "leave": self._leave,
+            "drain": lambda: self._set_own_availability(Member(step.target, availability="drain", temporary=True)),
+            "resume": lambda: self._patiently(lambda: self._set_own_availability(Member(step.target, availability="resume"))),
         }
         if step.action in actions:
             actions[step.action]()
         elif step.action == "join" and self.spec.join:
             self._join(self.spec.join)
         elif step.action == "init" and self.spec.init:
-            self._connect().init_swarm(self.spec.init, advertise=self.spec.advertise_address, data_path=self.spec.data_path_address)
+            self._init(self.spec.init)
         elif step.action == "update" and self.spec.init:
             self._update(self.spec.init)
+        elif step.action == "rotate":
+            self._update(Init(), rotate=True)
 
     def _configure(self) -> None:
         text = json.dumps(self.settings, indent=2) + "\n"
@@ -136,27 +149,90 @@ class EngineApplier:
             kept = f" The settings before this run are in {self.backups[-1]}." if self.backups else ""
             raise StackError(f"{error}. Docker's last words: {' / '.join(log.split(chr(10))).strip(' /')}.{kept}") from error
 
-    def _update(self, init: Init) -> None:
+    def _restart(self) -> None:
+        """Restart the engine; a manager that locks itself is unlocked again, with the key it told before."""
+        key = self._unlock_key()
+        self._systemctl("restart")
+        if key:
+            self._patiently(lambda: self._connect().unlock(key))
+
+    def _unlock_key(self) -> str:
+        try:
+            api = self._connect()
+            return api.unlock_key() if parse_membership(api.info()).autolock else ""
+        except EngineError:
+            # An engine that does not answer is restarted all the more.
+            return ""
+
+    def _set_own_availability(self, member: Member) -> None:
         api = self._connect()
-        swarm = api.swarm()
-        dispatcher = swarm["Spec"].setdefault("Dispatcher", {})
-        if dispatcher.get("HeartbeatPeriod") != init.heartbeat_ns:
-            dispatcher["HeartbeatPeriod"] = init.heartbeat_ns
-            api.update_swarm(swarm["Version"]["Index"], swarm["Spec"])
+        nodes = read_nodes(api)
+        plan = plan_members(current=nodes, desired=(member,), guards=Guards())
+        plan.raise_if_refused()
+        applier = MembersApplier(api, sleep=self._sleep, timeout=self._timeout)
+        for step in plan.steps:
+            applier.do(step)
+        applier.verify((member,))
+
+    def _patiently(self, act: Callable[[], None]) -> None:
+        """Repeat what a manager refuses until it has found its leader again after a restart."""
+        waited = 0.0
+        while True:
+            try:
+                act()
+                return
+            except EngineError:
+                if waited >= self._timeout:
+                    raise
+            self._sleep(1.0)
+            waited += 1.0
+
+    def _leave(self) -> None:
+        api = self._connect()
+        try:
+            api.leave_swarm()
+        except EngineError:
+            # Another run may have been faster.
+            if parse_membership(api.info()).state != "inactive":
+                raise
+
+    def _init(self, init: Init) -> None:
+        api = self._connect()
+        try:
+            api.init_swarm(init, advertise=self.spec.advertise_address, data_path=self.spec.data_path_address)
+        except EngineError:
+            if not parse_membership(api.info()).is_manager:
+                raise
+
+    def _update(self, init: Init, *, rotate: bool = False) -> None:
+        """Change the swarm's own settings; when another writer was faster, look again and repeat."""
+        api = self._connect()
+        for attempt in range(CONFLICTS):
+            swarm = api.swarm()
+            if not (_with_settings(swarm["Spec"], init) or rotate):
+                return
+            try:
+                api.update_swarm(swarm["Version"]["Index"], swarm["Spec"], rotate_worker_token=rotate)
+                return
+            except EngineError as error:
+                if not is_conflict(error) or attempt == CONFLICTS - 1:
+                    raise
+                self._sleep(0.2)
 
     def _join(self, join: Join) -> None:
         api = self._connect()
         try:
             api.join_swarm(join.manager, join.token, advertise=self.spec.advertise_address, data_path=self.spec.data_path_address)
         except EngineError as error:
-            # The engine gives up waiting after 20 s, but goes on joining.
-            if "Timeout was reached" not in str(error):
+            # The engine gives up waiting after 20 s, but goes on joining; or another run has joined meanwhile.
+            if "Timeout was reached" not in str(error) and "already part of a swarm" not in str(error):
                 raise
         now = self._settled(api)
         if now.state == "active" and now.cluster_id == join.cluster_id:
+            self._require_role(now, join)
             return
         if now.state == "active":
-            api.leave_swarm()
+            self._leave()
             raise StackError(
                 f"{join.manager} belongs to the swarm {now.cluster_id}, not to {join.cluster_id}, so this host has left it again. "
                 "Check engine.manager and engine.cluster_id."
@@ -165,6 +241,14 @@ class EngineApplier:
             f"This host is {now.state} instead of active after joining {join.manager}: {now.error or 'no reason given'}. "
             "Check that the manager's ports 2377/tcp, 7946/tcp+udp and 4789/udp are reachable from here, and the clocks of both."
         )
+
+    @staticmethod
+    def _require_role(now: Membership, join: Join) -> None:
+        if join.role == "manager" and not now.is_manager:
+            raise StackError(
+                f"This host has joined {join.manager} as a worker, for engine.join_token is the workers' token. "
+                f"Run `docker node promote {now.node_id}` on a manager, and give the managers' token (swarm_manager_manager_token)."
+            )
 
     def _settled(self, api: Api) -> Membership:
         """Wait until the engine is active or has failed."""
@@ -176,52 +260,3 @@ class EngineApplier:
                 return now
             self._sleep(1.0)
             waited += 1.0
-
-
-class MembersApplier:
-    """Takes the steps of :func:`.plan.plan_members`."""
-
-    def __init__(self, api: Api, *, sleep: Callable[[float], None] = time.sleep, timeout: float = 60.0) -> None:
-        self._api = api
-        self._sleep = sleep
-        self._timeout = timeout
-
-    def do(self, step: Step) -> None:
-        """Update one node; when another writer was faster, look again and repeat."""
-        for attempt in range(_CONFLICTS):
-            found = self._api.node(step.target)
-            spec = dict(found["Spec"])
-            spec["Labels"] = self._merged(spec.get("Labels") or {}, step.data)
-            spec["Availability"] = step.data["availability"] or spec.get("Availability", "active")
-            try:
-                self._api.update_node(step.target, found["Version"]["Index"], spec)
-                return
-            except EngineError as error:
-                if "out of sequence" not in str(error) or attempt == _CONFLICTS - 1:
-                    raise
-                self._sleep(0.2)
-
-    @staticmethod
-    def _merged(labels: dict[str, str], change: dict[str, Any]) -> dict[str, str]:
-        kept = {key: value for key, value in labels.items() if key not in change["remove"]}
-        return {**kept, **change["set"]}
-
-    def verify(self, desired: tuple[Member, ...], nodes: tuple[Node, ...] | None = None) -> tuple[Node, ...]:
-        """Wait until the manager sees every member's GPUs, and return the nodes.
-
-        :param nodes: what the manager has just said, None to ask.
-        :raises StackError: it does not within the time allowed; names what is missing.
-        """
-        waited = 0.0
-        while True:
-            seen = read_nodes(self._api) if nodes is None else nodes
-            missing = unmet(seen, desired)
-            if not missing:
-                return seen
-            if waited >= self._timeout:
-                raise StackError(
-                    f"The manager does not see the GPUs it should after {waited:g} s: {'; '.join(missing)}. "
-                    "Look at `docker node inspect` here and `journalctl -u docker` there."
-                )
-            self._sleep(1.0)
-            nodes, waited = None, waited + 1.0

@@ -36,6 +36,14 @@ class Api(Protocol):
 
     def update_node(self, node_id: str, version: int, spec: dict[str, Any]) -> None: ...
 
+    def remove_node(self, node_id: str) -> None: ...
+
+    def tasks_here(self) -> list[dict[str, Any]]: ...
+
+    def tasks(self, node_ids: list[str]) -> list[dict[str, Any]]: ...
+
+    def service(self, service_id: str) -> dict[str, Any]: ...
+
     def init_swarm(self, init: Init, *, advertise: str, data_path: str) -> None: ...
 
     def join_swarm(self, manager: str, token: str, *, advertise: str, data_path: str) -> None: ...
@@ -44,7 +52,11 @@ class Api(Protocol):
 
     def swarm(self) -> dict[str, Any]: ...
 
-    def update_swarm(self, version: int, spec: dict[str, Any]) -> None: ...
+    def update_swarm(self, version: int, spec: dict[str, Any], *, rotate_worker_token: bool = False) -> None: ...
+
+    def unlock_key(self) -> str: ...
+
+    def unlock(self, key: str) -> None: ...
 
 
 class SdkApi:
@@ -88,11 +100,32 @@ class SdkApi:
         with self._call(f"update the node {node_id}"):
             self._client.update_node(node_id, version, node_spec=spec)
 
+    def remove_node(self, node_id: str) -> None:
+        """Remove a node that is down; the engine refuses any other."""
+        with self._call(f"remove the node {node_id}"):
+            self._client.remove_node(node_id)
+
+    def tasks_here(self) -> list[dict[str, Any]]:
+        """Return this engine's running containers that belong to a swarm's task."""
+        with self._call("list its containers"):
+            return list(self._client.containers(filters={"label": "com.docker.swarm.task.id"}))
+
+    def tasks(self, node_ids: list[str]) -> list[dict[str, Any]]:
+        """Return the tasks of these nodes; only a manager knows them."""
+        with self._call("list the tasks of the swarm"):
+            return list(self._client.tasks(filters={"node": node_ids}))
+
+    def service(self, service_id: str) -> dict[str, Any]:
+        """Return one service."""
+        with self._call(f"inspect the service {service_id}"):
+            return dict(self._client.inspect_service(service_id))
+
     def init_swarm(self, init: Init, *, advertise: str, data_path: str) -> None:
         """Make a swarm."""
         options: dict[str, Any] = {}
-        if init.heartbeat_ns is not None:
-            options["swarm_spec"] = self._client.create_swarm_spec(dispatcher_heartbeat_period=init.heartbeat_ns)
+        wanted = {"dispatcher_heartbeat_period": init.heartbeat_ns, "autolock_managers": init.autolock}
+        if wanted != dict.fromkeys(wanted):
+            options["swarm_spec"] = self._client.create_swarm_spec(**wanted)
         for name, value in (
             ("default_addr_pool", list(init.address_pools)),
             ("subnet_size", init.subnet_size),
@@ -120,10 +153,20 @@ class SdkApi:
         with self._call("inspect the swarm"):
             return dict(self._client.inspect_swarm())
 
-    def update_swarm(self, version: int, spec: dict[str, Any]) -> None:
+    def update_swarm(self, version: int, spec: dict[str, Any], *, rotate_worker_token: bool = False) -> None:
         """Replace the swarm's specification if it still has this version."""
         with self._call("update the swarm"):
-            self._client.update_swarm(version, swarm_spec=spec)
+            self._client.update_swarm(version, swarm_spec=spec, rotate_worker_token=rotate_worker_token)
+
+    def unlock_key(self) -> str:
+        """Return the key that a locked manager needs after its start."""
+        with self._call("tell the swarm's unlock key"):
+            return str(self._client.get_unlock_key()["UnlockKey"])
+
+    def unlock(self, key: str) -> None:
+        """Unlock this manager."""
+        with self._call("unlock its swarm", secret=key):
+            self._client.unlock_swarm(key)
 
 
 def sdk(socket: str = SOCKET) -> tuple[Any, tuple[type[Exception], ...]]:

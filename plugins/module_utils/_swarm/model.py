@@ -14,8 +14,10 @@ RESOURCES_KEY = "node-generic-resources"
 SWARM_RESOURCE = "DOCKER_RESOURCE_GPU"
 # Older engines reject tasks with named generic resources whenever their node is updated.
 OLDEST_ENGINE = 26
-# These toolkits hand every GPU to every task, unless they run in legacy mode.
-BROKEN_TOOLKIT = (1, 18)
+# Toolkits before it may ignore the GPU that a swarm assigns, unless they run in legacy mode (nvidia-container-toolkit issue 1599).
+OLDEST_TOOLKIT = (1, 19)
+# On a node that was drained for a while: the availability it gets back.
+DRAINED_LABEL = "llm-stack.drained-from"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Membership:
     is_manager: bool = False
     error: str = ""
     heartbeat_ns: int = 0
+    autolock: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Engine:
     :param version: ``26.1.5``; empty when no engine is installed.
     :param settings: the content of its configuration file.
     :param toolkit: None when the host has no NVIDIA container runtime.
+    :param tasks: names of the swarm tasks that run here, which a restart would end.
     """
 
     hostname: str = ""
@@ -96,19 +100,22 @@ class Engine:
     gpus: tuple[Gpu, ...] = ()
     toolkit: Toolkit | None = None
     membership: Membership = Membership()
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Join:
-    """The swarm a worker belongs to. The token is kept out of every representation.
+    """The swarm a node belongs to. The token is kept out of every representation.
 
     :param known_nodes: IDs of the nodes the manager knows; None when nobody asked it.
+    :param role: ``worker`` or ``manager``.
     """
 
     manager: str
     cluster_id: str
     token: str = field(repr=False)
     known_nodes: tuple[str, ...] | None = None
+    role: str = "worker"
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,13 @@ class Init:
     """How the first manager makes the swarm.
 
     :param heartbeat_ns: None leaves what the swarm has.
+    :param autolock: whether a manager needs a key after its engine was started; None leaves what the swarm has.
+    :param rotate_worker_token: make the former join token of workers worthless.
     """
 
     heartbeat_ns: int | None = None
+    autolock: bool | None = None
+    rotate_worker_token: bool = False
     data_path_port: int | None = None
     address_pools: tuple[str, ...] = ()
     subnet_size: int | None = None
@@ -161,13 +172,26 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A task that runs on a node, as a manager sees it."""
+
+    id: str
+    node_id: str
+    service_id: str
+
+
+@dataclass(frozen=True)
 class Member:
     """A node as it should be.
 
     :param id: the identity; the host name counts only where this is empty.
     :param labels: merged into the node's; None as a value removes the label.
-    :param availability: empty leaves it.
+    :param availability: ``active``, ``pause``, ``drain``, ``resume`` for what it was before a temporary drain; empty leaves it.
     :param gpus: how many GPUs the manager must see; None does not ask.
+    :param absent: the node is removed.
+    :param temporary: a drain that ``resume`` takes back.
+    :param wait: a drain has ended when no task runs on the node.
+    :param remove_twins: remove nodes of the same host name that are down: what the machine was before it joined anew.
     """
 
     id: str = ""
@@ -175,6 +199,10 @@ class Member:
     labels: dict[str, str | None] = field(default_factory=dict)
     availability: str = ""
     gpus: int | None = None
+    absent: bool = False
+    temporary: bool = False
+    wait: bool = True
+    remove_twins: bool = False
 
     @property
     def name(self) -> str:

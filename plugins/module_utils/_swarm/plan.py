@@ -1,14 +1,15 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pure planners: an engine or a list of members as they are and should be; steps or refusals come out."""
+"""Pure planner: an engine as it is and as it should be; steps or refusals come out."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .._plan import Plan, Refusal, Step
-from .model import BROKEN_TOOLKIT, OLDEST_ENGINE, SWARM_RESOURCE, Engine, EngineSpec, Guards, Init, Join, Member, Membership, Node
+from .model import OLDEST_ENGINE, OLDEST_TOOLKIT, SWARM_RESOURCE, Engine, EngineSpec, Guards, Init, Join, Membership
 from .settings import differing, merge_settings, with_gpus, with_nvidia_runtime
 
 DAEMON_FILE = "/etc/docker/daemon.json"
@@ -18,6 +19,9 @@ RUNTIME_FILE = "/etc/nvidia-container-runtime/config.toml"
 def wanted_settings(current: Engine, desired: EngineSpec) -> dict[str, Any]:
     """Return the configuration file's content as it should be."""
     settings = merge_settings(current.settings, desired.settings)
+    if desired.join or desired.init:
+        # An engine that keeps its containers while it is restarted refuses to be a node of a swarm.
+        settings = {key: value for key, value in settings.items() if key != "live-restore"}
     if not desired.gpus:
         return settings
     settings = with_gpus(settings, current.gpus)
@@ -32,8 +36,13 @@ def plan_engine(*, current: Engine, desired: EngineSpec, guards: Guards) -> Plan
     after = wanted_settings(current, desired)
     changed = differing(current.settings, after)
     steps = _configure_steps(current, desired, changed)
-    steps += _service_steps(current, bool(steps))
-    steps += _membership_steps(current.membership, desired)
+    service = _service_steps(current, bool(steps))
+    membership = _membership_steps(current.membership, desired)
+    if drain_needed(current, service + membership):
+        if not current.membership.is_manager and not guards.rehearsal:
+            return Plan(refusals=(_undrained(current),))
+        service = _around_a_drain(current, service)
+    steps += service + membership
     before_view, after_view = _views(current, after, changed, steps)
     return Plan(steps=tuple(steps), before=before_view, after=after_view)
 
@@ -47,7 +56,7 @@ def _engine_refusals(current: Engine, desired: EngineSpec, guards: Guards) -> li
     if current.version and int(current.version.split(".")[0]) < OLDEST_ENGINE:
         reason = (
             f"Docker {current.version} is too old: before {OLDEST_ENGINE} the swarm rejects tasks that ask for a GPU whenever their "
-            "node is updated. Install a newer engine, for example docker-ce from Docker's own repository (docker_engine_packages)."
+            "node is updated. Install a newer engine, for example docker-ce from Docker's own repository (docker_engine_source)."
         )
         found.append(Refusal("docker", reason))
     if desired.gpus and desired.require_gpu and not current.gpus:
@@ -56,13 +65,52 @@ def _engine_refusals(current: Engine, desired: EngineSpec, guards: Guards) -> li
             "`nvidia-smi -L`, or take the host out of the group gpu_workers."
         )
         found.append(Refusal("gpu", reason))
-    if desired.gpus and current.toolkit and current.toolkit.version[:2] == BROKEN_TOOLKIT and current.toolkit.mode != "legacy":
+    toolkit = current.toolkit
+    if desired.gpus and toolkit and toolkit.version < OLDEST_TOOLKIT and toolkit.mode != "legacy":
+        version = ".".join(map(str, toolkit.version)) or "of a version that nvidia-container-runtime --version does not tell"
         reason = (
-            f"nvidia-container-toolkit {'.'.join(map(str, current.toolkit.version))} ignores the GPU a swarm assigns (its issue "
+            f"nvidia-container-toolkit {version} may ignore the GPU a swarm assigns (its issue "
             f'1599). Install 1.19 or newer, or set `mode = "legacy"` in {RUNTIME_FILE}.'
         )
         found.append(Refusal("nvidia-container-toolkit", reason))
-    return found
+    return found + _data_root_refusals(current, desired)
+
+
+def _data_root_refusals(current: Engine, desired: EngineSpec) -> list[Refusal]:
+    default = "/var/lib/docker"
+    before, after = (settings.get("data-root") or default for settings in (current.settings, wanted_settings(current, desired)))
+    if before == after or current.membership.state == "inactive":
+        return []
+    reason = (
+        f"Refusing to move Docker's data-root from {before} to {after}: images, volumes and this host's membership of its swarm would stay "
+        "behind. Take the host out of the swarm with `docker swarm leave`, or leave data-root as it is."
+    )
+    return [Refusal("docker", reason)]
+
+
+def drain_needed(current: Engine, steps: list[Step]) -> bool:
+    """Whether tasks run here that the steps would end without warning; a membership that is left anyway cannot be drained."""
+    actions = {step.action for step in steps}
+    return bool(current.tasks) and "restart" in actions and "leave" not in actions
+
+
+def _undrained(current: Engine) -> Refusal:
+    tasks = ", ".join(current.tasks)
+    reason = (
+        f"Refusing to restart Docker on {current.hostname}: tasks of its swarm run here ({tasks}), and only a manager can drain the node. "
+        "Drain it there with members (availability: drain, temporary: true), then run again."
+    )
+    return Refusal("docker.service", reason)
+
+
+def _around_a_drain(current: Engine, steps: list[Step]) -> list[Step]:
+    """A manager drains itself; for a worker, which is only rehearsed here, a manager does it before."""
+    node = current.membership.node_id
+    tasks = ", ".join(current.tasks)
+    if not current.membership.is_manager:
+        return [replace(step, sentence=f"{step.sentence}; a manager drains the node first, for these tasks run: {tasks}") for step in steps]
+    drain = Step("drain", node, f"Drain this manager ({node}) before the restart, and wait for its tasks to end: {tasks}")
+    return [drain, *steps, Step("resume", node, f"Give this manager ({node}) back the availability it had")]
 
 
 def _membership_refusals(now: Membership, desired: EngineSpec, guards: Guards) -> list[Refusal]:
@@ -89,6 +137,18 @@ def _join_refusal(now: Membership, wanted: Join, guards: Guards) -> str:
         return (
             f"Refusing to join the swarm {wanted.cluster_id}: this host is a manager of the swarm {now.cluster_id or '(unknown)'}, "
             "and leaving would lose that swarm's state. Demote it there and run `docker swarm leave`, then run again."
+        )
+    reason = _why_leave(now, wanted)
+    if now.is_manager and reason:
+        return (
+            f"Refusing to leave the swarm {now.cluster_id or '(unknown)'}, although {reason}: this host is one of its managers, and the "
+            "others may need its vote. On another manager run `docker node demote` and `docker node rm` for it, here "
+            "`docker swarm leave --force`, then run again."
+        )
+    if wanted.role == "manager" and not now.is_manager and now.state != "inactive" and not reason:
+        return (
+            f"This host is a worker of the swarm {now.cluster_id or '(unknown)'} and should be a manager, which no worker can make itself. "
+            f"Run `docker node promote {now.node_id}` on a manager, then run again."
         )
     return ""
 
@@ -124,18 +184,26 @@ def _membership_steps(now: Membership, desired: EngineSpec) -> list[Step]:
     return _join_steps(now, desired.join) if desired.join else []
 
 
-def _join_steps(now: Membership, wanted: Join) -> list[Step]:
-    reason = ""
+def _why_leave(now: Membership, wanted: Join) -> str:
+    """Return why the present membership is none of the swarm that is wanted, or nothing."""
+    if now.state == "inactive":
+        return ""
     if wanted.cluster_id and now.cluster_id != wanted.cluster_id:
-        reason = f"it is not the one of {wanted.manager}"
-    elif now.state == "error":
-        reason = f"its membership is broken ({now.error or 'no reason given'})"
-    elif wanted.cluster_id and wanted.known_nodes is not None and now.node_id not in wanted.known_nodes:
+        return f"it is not the one of {wanted.manager}"
+    if now.state == "error":
+        return f"its membership is broken ({now.error or 'no reason given'})"
+    if wanted.cluster_id and wanted.known_nodes is not None and now.node_id not in wanted.known_nodes:
         # A removed node is not told so: its engine goes on calling itself active.
-        reason = f"{wanted.manager} does not know the node {now.node_id} any more"
+        return f"{wanted.manager} does not know the node {now.node_id} any more"
+    return ""
+
+
+def _join_steps(now: Membership, wanted: Join) -> list[Step]:
+    reason = _why_leave(now, wanted)
     if now.state != "inactive" and not reason:
         return []
-    join = Step("join", wanted.manager, f"Join the swarm {wanted.cluster_id or '(not made yet)'} at {wanted.manager} as a worker")
+    sentence = f"Join the swarm {wanted.cluster_id or '(not made yet)'} at {wanted.manager} as a {wanted.role}"
+    join = Step("join", wanted.manager, sentence)
     if now.state == "inactive":
         return [join]
     return [Step("leave", now.cluster_id, f"Leave the swarm {now.cluster_id or '(unknown)'}: {reason}"), join]
@@ -144,13 +212,27 @@ def _join_steps(now: Membership, wanted: Join) -> list[Step]:
 def _init_steps(now: Membership, init: Init, address: str) -> list[Step]:
     if now.state == "inactive":
         return [Step("init", address, f"Make a swarm with this host as its first manager at {address or 'the address the engine finds'}")]
+    differences = [sentence for sentence in (_heartbeat(now, init), _autolock(now, init)) if sentence]
+    steps = [Step("update", now.cluster_id, "; ".join(differences))] if differences else []
+    if init.rotate_worker_token:
+        steps.append(Step("rotate", now.cluster_id, "Rotate the workers' join token: the former one opens nothing any more"))
+    return steps
+
+
+def _heartbeat(now: Membership, init: Init) -> str:
     wanted = init.heartbeat_ns
     if wanted is None or wanted == now.heartbeat_ns:
-        return []
+        return ""
     if now.state == "stopped":
         # The engine tells its swarm's settings only while it runs: the step compares once more.
-        return [Step("update", now.cluster_id, f"Make sure the swarm's dispatcher heartbeat is {wanted / 1e9:g} s")]
-    return [Step("update", now.cluster_id, f"Set the swarm's dispatcher heartbeat from {now.heartbeat_ns / 1e9:g} s to {wanted / 1e9:g} s")]
+        return f"Make sure the swarm's dispatcher heartbeat is {wanted / 1e9:g} s"
+    return f"Set the swarm's dispatcher heartbeat from {now.heartbeat_ns / 1e9:g} s to {wanted / 1e9:g} s"
+
+
+def _autolock(now: Membership, init: Init) -> str:
+    if init.autolock is None or init.autolock == now.autolock:
+        return ""
+    return "Lock the managers: from now on each needs the unlock key after its start" if init.autolock else "Lock the managers no more"
 
 
 def _views(current: Engine, after: dict[str, Any], changed: list[str], steps: list[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -170,98 +252,7 @@ def _views(current: Engine, after: dict[str, Any], changed: list[str], steps: li
             before_view["swarm"] = current.membership.cluster_id or current.membership.state
             after_view["swarm"] = actions[action].sentence
     if "update" in actions:
-        before_view["swarm"], after_view["swarm"] = {"heartbeat_ns": current.membership.heartbeat_ns}, actions["update"].sentence
+        now = current.membership
+        before_view["swarm"] = {"heartbeat_ns": now.heartbeat_ns, "autolock": now.autolock}
+        after_view["swarm"] = actions["update"].sentence
     return before_view, after_view
-
-
-def plan_members(*, current: tuple[Node, ...], desired: tuple[Member, ...], guards: Guards) -> Plan:
-    """Plan labels and availability of all members, those that are not named are not looked at."""
-    steps: list[Step] = []
-    refusals: list[Refusal] = []
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
-    for member in desired:
-        found = find_node(current, member)
-        if isinstance(found, Node):
-            labels, availability = _node_after(found, member)
-            new_steps = _member_steps(found, labels, availability)
-        elif isinstance(found, str) and not (guards.rehearsal and not _matches(current, member)):
-            refusals.append(Refusal(member.name, found))
-            continue
-        else:
-            found = Node(id="", hostname=member.name)
-            labels, availability = _node_after(found, member)
-            new_steps = [Step("label", member.name, f"Label {member.name} once it has joined: {_as_text(labels)}")]
-        if new_steps:
-            steps += new_steps
-            before[found.hostname] = {"labels": found.labels, "availability": found.availability}
-            after[found.hostname] = {"labels": labels, "availability": availability}
-    return Plan(steps=tuple(steps), refusals=tuple(refusals), before=before, after=after)
-
-
-def find_node(nodes: tuple[Node, ...], member: Member) -> Node | str:
-    """Return the member's node, or the sentence that says why there is none."""
-    found = _matches(nodes, member)
-    if len(found) > 1:
-        # A node that joined anew leaves its former self behind under the same host name.
-        found = [node for node in found if node.state != "down"] or found
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        known = ", ".join(f"{node.hostname} ({node.id})" for node in nodes) or "none"
-        return f"The swarm has no node {member.name}; it has: {known}. Join it first (workers.yml), or take it out of members."
-    ids = ", ".join(node.id for node in found)
-    return f"The swarm has {len(found)} nodes named {member.name}: {ids}. Give the id of the one that is meant."
-
-
-def _matches(nodes: tuple[Node, ...], member: Member) -> list[Node]:
-    if member.id:
-        return [node for node in nodes if node.id == member.id]
-    return [node for node in nodes if node.hostname == member.hostname]
-
-
-def _node_after(node: Node, member: Member) -> tuple[dict[str, str], str]:
-    labels = dict(node.labels)
-    for key, value in member.labels.items():
-        if value is None:
-            labels.pop(key, None)
-        else:
-            labels[key] = value
-    return labels, member.availability or node.availability
-
-
-def _member_steps(node: Node, labels: dict[str, str], availability: str) -> list[Step]:
-    changes = []
-    set_now = {key: value for key, value in labels.items() if node.labels.get(key) != value}
-    removed = sorted(set(node.labels) - set(labels))
-    if set_now:
-        changes.append(f"label {_as_text(set_now)}")
-    if removed:
-        changes.append(f"remove label {', '.join(removed)}")
-    if availability != node.availability:
-        changes.append(f"set availability from {node.availability} to {availability}")
-    if not changes:
-        return []
-    sentence = f"On {node.hostname} ({node.id}): {'; '.join(changes)}"
-    wanted = availability if availability != node.availability else ""
-    return [Step("update", node.id, sentence, {"set": set_now, "remove": removed, "availability": wanted})]
-
-
-def _as_text(labels: dict[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "nothing"
-
-
-def unmet(nodes: tuple[Node, ...], desired: tuple[Member, ...]) -> list[str]:
-    """Return what the manager does not see although it should: ready nodes with their GPUs."""
-    found = []
-    for member in desired:
-        if member.gpus is None:
-            continue
-        node = find_node(nodes, member)
-        if isinstance(node, str):
-            found.append(node)
-        elif node.state != "ready":
-            found.append(f"{node.hostname} ({node.id}) is {node.state}, not ready")
-        elif node.gpus != member.gpus:
-            found.append(f"{node.hostname} ({node.id}) advertises {node.gpus} GPUs and should advertise {member.gpus}")
-    return found

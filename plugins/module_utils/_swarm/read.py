@@ -18,8 +18,10 @@ from .._errors import CommandFailed, StackError
 from .._run import Runner
 from .certificate import parse_identity
 from .client import Api, Connect
-from .model import GPU_KIND, Engine, Gpu, Membership, Node, Service, Toolkit
+from .model import GPU_KIND, Engine, Gpu, Membership, Node, Service, Task, Toolkit
 
+# What a task goes through on its node before it ends.
+_ALIVE = frozenset(("assigned", "accepted", "preparing", "ready", "starting", "running"))
 GPU_QUERY = ("nvidia-smi", "--query-gpu=uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits")
 SERVICE_QUERY = (
     "systemctl", "show", "docker.service", "--property=LoadState", "--property=ActiveState", "--property=UnitFileState",
@@ -138,7 +140,8 @@ def parse_membership(info: dict[str, Any]) -> Membership:
     """Read the swarm part of the engine's own description; a worker's lacks the cluster."""
     swarm = info.get("Swarm") or {}
     cluster = swarm.get("Cluster") or {}
-    dispatcher = (cluster.get("Spec") or {}).get("Dispatcher") or {}
+    spec = cluster.get("Spec") or {}
+    dispatcher = spec.get("Dispatcher") or {}
     return Membership(
         state=swarm.get("LocalNodeState") or "inactive",
         node_id=swarm.get("NodeID") or "",
@@ -146,6 +149,7 @@ def parse_membership(info: dict[str, Any]) -> Membership:
         is_manager=bool(swarm.get("ControlAvailable")),
         error=swarm.get("Error") or "",
         heartbeat_ns=int(dispatcher.get("HeartbeatPeriod") or 0),
+        autolock=bool((spec.get("EncryptionConfig") or {}).get("AutoLockManagers")),
     )
 
 
@@ -164,7 +168,7 @@ def read_identity(membership: Membership, data_root: Path) -> Membership:
 
 
 def read_engine(runner: Runner, connect: Connect, paths: Paths, *, look_for_gpus: bool) -> Engine:
-    """Read one engine: three commands and, where it runs, two API calls."""
+    """Read one engine: three commands and, where it runs, at most three API calls; the connection makes the first."""
     service = read_service(runner, paths.daemon)
     settings = read_settings(paths.daemon)
     engine = Engine(
@@ -175,14 +179,25 @@ def read_engine(runner: Runner, connect: Connect, paths: Paths, *, look_for_gpus
         toolkit=read_toolkit(runner, paths.runtime) if look_for_gpus else None,
     )
     if service.active:
-        info = connect().info()
+        api = connect()
+        info = api.info()
         root = Path(info.get("DockerRootDir") or paths.data_root)
-        membership = read_identity(parse_membership(info), root)
-        return replace(engine, hostname=info.get("Name") or engine.hostname, version=info.get("ServerVersion") or "", membership=membership)
+        return replace(
+            engine,
+            hostname=info.get("Name") or engine.hostname,
+            version=info.get("ServerVersion") or "",
+            membership=read_identity(parse_membership(info), root),
+            tasks=parse_tasks_here(api.tasks_here()) if info.get("ContainersRunning") else (),
+        )
     root = Path(settings.get("data-root") or paths.data_root)
     stopped = (root / "swarm" / "docker-state.json").exists()
     membership = read_identity(Membership(state="stopped" if stopped else "inactive"), root)
     return replace(engine, version=_installed_version(runner), membership=membership)
+
+
+def parse_tasks_here(containers: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Read the names of the tasks whose containers run here."""
+    return tuple(sorted((found.get("Labels") or {}).get("com.docker.swarm.task.name") or found["Id"][:12] for found in containers))
 
 
 def _installed_version(runner: Runner) -> str:
@@ -218,3 +233,13 @@ def _gpu_count(entry: dict[str, Any]) -> int:
 def read_nodes(api: Api) -> tuple[Node, ...]:
     """Ask a manager for all nodes: one API call."""
     return tuple(parse_node(found) for found in api.nodes())
+
+
+def read_tasks(api: Api, node_ids: list[str]) -> tuple[Task, ...]:
+    """Ask a manager for the tasks that have not ended on these nodes: one API call, none without nodes."""
+    found = api.tasks(node_ids) if node_ids else []
+    return tuple(
+        Task(task["ID"], task.get("NodeID") or "", task.get("ServiceID") or "")
+        for task in found
+        if (task.get("Status") or {}).get("State") in _ALIVE
+    )

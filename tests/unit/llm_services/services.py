@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from ansible.module_utils.parsing.convert_bool import boolean
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "llm_services"
 KEY = "a-key-of-the-tests-only"
@@ -39,7 +40,7 @@ def render(template: str, **changes: Any) -> str:
     """One rendered template."""
     # Block lines leave nothing behind, as in Ansible.
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(to_json=json.dumps, quote=shlex.quote)
+    environment.filters.update(to_json=json.dumps, quote=shlex.quote, bool=boolean)
     return environment.from_string((ROLE / "templates" / template).read_text()).render(variables(**changes))
 
 

@@ -154,3 +154,9 @@ def until_preloaded(place: Path, environment: dict[str, Any]) -> str:
     guard.cancel()
     assert started.returncode == 0, said
     return said
+
+
+@pytest.mark.parametrize(("asked", "options"), [({}, None), ({"swarm_manager_encrypted_overlays": "true"}, {"encrypted": ""})])
+def test_the_overlay_is_encrypted_where_that_is_asked_for(asked: dict[str, Any], options: dict[str, str] | None) -> None:
+    (network,) = stack(**asked)["networks"].values()
+    assert network.get("driver_opts") == options

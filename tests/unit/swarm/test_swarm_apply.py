@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import pytest
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import CommandFailed, StackError, StepFailed
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import CommandFailed, StepFailed
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Completed
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm import read
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.apply import EngineApplier, MembersApplier, with_swarm_resource
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.apply import EngineApplier, with_swarm_resource
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError, SdkApi
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model import Engine, EngineSpec, Guards, Init, Join, Member
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import plan_engine, plan_members, wanted_settings
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model import Engine, EngineSpec, Guards, Init, Join
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import plan_engine, wanted_settings
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.read import Paths
 
 RECORDED = Path(__file__).parent / "recorded"
 CLUSTER = "dwtoswfw9wg0d9zjikvxqcbyk"
 TOKEN = "SWMTKN-1-only-in-this-test"
+KEY = "SWMKEY-1-only-in-this-test"
+MADE = EngineSpec(gpus=False, settings={"debug": True}, init=Init(heartbeat_ns=10**9, autolock=True))
 SPEC = EngineSpec(settings={"debug": True}, join=Join("10.77.0.21:2377", CLUSTER, TOKEN))
 
 
@@ -39,8 +41,14 @@ class Host:
         self.started = 0.0
         self.enabled = False
         self.state = "inactive"
-        self.cluster = CLUSTER
         self.slow_join = False
+        self.race = ""
+        # As a manager: its node and its swarm's settings.
+        self.manager = False
+        self.spec: dict[str, Any] = {"Dispatcher": {"HeartbeatPeriod": 5 * 10**9}, "Role": "manager", "Availability": "active"}
+        self.conflicts = 0
+        self.leaderless = 0
+        self.tasks_run = False
 
     # -- commands
     def has(self, _program: str) -> bool:
@@ -75,8 +83,48 @@ class Host:
         return self
 
     def info(self) -> dict[str, Any]:
-        swarm = {"LocalNodeState": self.state, "NodeID": "n1" if self.state != "inactive" else ""}
-        return {"Name": "gpu2", "ServerVersion": "26.1.5", "DockerRootDir": str(self.paths.data_root), "Swarm": swarm}
+        swarm: dict[str, Any] = {"LocalNodeState": self.state, "NodeID": "n1" if self.state != "inactive" else ""}
+        if self.manager:
+            swarm.update(ControlAvailable=True, Cluster={"ID": CLUSTER, "Spec": self.spec})
+        found = {"Name": "gpu2", "ServerVersion": "26.1.5", "DockerRootDir": str(self.paths.data_root), "Swarm": swarm}
+        return {**found, "ContainersRunning": int(self.tasks_run)}
+
+    def tasks_here(self) -> list[dict[str, Any]]:
+        return [{"Id": "c", "Labels": {"com.docker.swarm.task.name": "llm_edge.1"}}]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"ID": "n1", "Spec": self.spec, "Status": {"State": "ready"}}]
+
+    def node(self, _node_id: str) -> dict[str, Any]:
+        if self.leaderless:
+            self.leaderless -= 1
+            raise EngineError("Docker could not inspect: the swarm does not have a leader", 503)
+        return {"Version": {"Index": 1}, "Spec": json.loads(json.dumps(self.spec))}
+
+    def update_node(self, _node_id: str, _version: int, spec: dict[str, Any]) -> None:
+        self._count((), spec["Availability"])
+        self.tasks_run = self.tasks_run and spec["Availability"] != "drain"
+        self.spec = spec
+
+    def tasks(self, _nodes: list[str]) -> list[dict[str, Any]]:
+        return []
+
+    def swarm(self) -> dict[str, Any]:
+        return {"Version": {"Index": 1}, "Spec": json.loads(json.dumps(self.spec))}
+
+    def update_swarm(self, _version: int, spec: dict[str, Any], *, rotate_worker_token: bool = False) -> None:
+        self._count((), "rotate" if rotate_worker_token else "update")
+        if self.conflicts:
+            self.conflicts -= 1
+            raise EngineError("Docker could not update the swarm: update out of sequence", 500)
+        self.spec = spec
+
+    def unlock_key(self) -> str:
+        return KEY
+
+    def unlock(self, key: str) -> None:
+        assert key == KEY
+        self._count((), "unlock")
 
     def join_swarm(self, manager: str, token: str, *, advertise: str, data_path: str) -> None:
         self._count((), "join")
@@ -85,6 +133,8 @@ class Host:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "swarm-node.crt").write_text((RECORDED / "worker-26.1.5.crt").read_text())
         self.state = "active"
+        if self.race:
+            raise EngineError(self.race, 503)
         if self.slow_join:
             self.state = "pending"
             raise EngineError("Docker could not join: Timeout was reached before node joined.")
@@ -92,9 +142,14 @@ class Host:
     def leave_swarm(self) -> None:
         self._count((), "leave")
         self.state = "inactive"
+        if self.race:
+            raise EngineError("Docker could not leave its swarm: this node is not part of a swarm", 503)
 
     def init_swarm(self, init: Init, *, advertise: str, data_path: str) -> None:
         self._count((), "init")
+        self.manager, self.state = True, "active"
+        if self.race:
+            raise EngineError(self.race, 503)
 
     def sleep(self, _seconds: float) -> None:
         self.state = "active" if self.state == "pending" and self.slow_join else self.state
@@ -214,6 +269,109 @@ def test_leaves_another_swarm_first(host: Host) -> None:
     assert host.calls == ["leave", "join", "leave"]
 
 
+@pytest.mark.parametrize("action", ["join", "init"])
+def test_another_run_was_faster(host: Host, action: str) -> None:
+    host.race = "Docker could not join: This node is already part of a swarm"
+    spec = SPEC if action == "join" else replace(MADE, init=Init())
+    host.run_module(spec)
+    assert host.calls[-1] == action
+    assert host.run_module(spec).steps == ()
+
+
+def test_another_run_has_left_meanwhile(host: Host) -> None:
+    host.run_module()
+    host.race = "Docker could not join: This node is already part of a swarm"
+    with pytest.raises(StepFailed, match="so this host has left it again"):
+        host.run_module(replace(SPEC, join=Join("10.77.0.99:2377", "another", TOKEN)))
+    assert host.calls[-3:] == ["leave", "join", "leave"]
+
+
+def test_what_the_engine_refuses_is_said(host: Host) -> None:
+    host.run_module(replace(SPEC, join=None))
+    host.fail_at = len(host.calls)
+    with pytest.raises(StepFailed, match="Docker could not init: not today"):
+        host.run_module(MADE)
+
+
+def test_a_workers_token_makes_no_manager(host: Host) -> None:
+    spec = replace(SPEC, join=Join("10.77.0.21:2377", CLUSTER, TOKEN, role="manager"))
+    with pytest.raises(StepFailed, match="has joined 10.77.0.21:2377 as a worker, for engine.join_token is the workers' token"):
+        host.run_module(spec)
+
+
+MANAGER_CALLS = ["dockerd --validate", "drain", "systemctl restart", "active", "update"]
+
+
+def manager_with_a_task(host: Host) -> None:
+    host.active, host.enabled, host.state = True, True, "active"
+    host.manager, host.tasks_run = True, True
+
+
+def test_a_manager_drains_itself_before_its_restart(host: Host) -> None:
+    manager_with_a_task(host)
+    host.leaderless = 0
+    host.run_module(MADE)
+    assert host.calls == MANAGER_CALLS
+    assert host.spec["Availability"] == "active"
+    assert "Labels" not in host.spec or host.spec["Labels"] == {}
+    assert host.run_module(MADE).steps == ()
+
+
+@pytest.mark.parametrize("fail_at", range(len(MANAGER_CALLS)), ids=MANAGER_CALLS)
+def test_a_manager_killed_at_any_step_is_taken_up_again(host: Host, fail_at: int) -> None:
+    manager_with_a_task(host)
+    host.fail_at = fail_at
+    if MANAGER_CALLS[fail_at] == "active":
+        # Giving the node back is repeated until the manager has a leader.
+        host.run_module(MADE)
+        assert host.calls == [*MANAGER_CALLS[:4], "active", "update"]
+        return
+    with pytest.raises(StepFailed) as caught:
+        host.run_module(MADE)
+    assert len(caught.value.done) == fail_at
+    drained = host.spec["Availability"] == "drain"
+    # A drain that was cut short is on the node itself, for the task that gives it back.
+    assert host.spec.get("Labels", {}) == ({"llm-stack.drained-from": "active"} if drained else {})
+    host.fail_at = -1
+    host.run_module(MADE)
+    assert host.run_module(MADE).steps == ()
+    assert json.loads(host.paths.daemon.read_text()) == {"debug": True}
+
+
+def test_a_manager_without_a_leader_for_a_moment(host: Host) -> None:
+    manager_with_a_task(host)
+    real, host.run = (
+        host.run,
+        lambda argv, **kept: (setattr(host, "leaderless", 2 if "restart" in argv else host.leaderless), real(argv, **kept))[1],
+    )  # type: ignore[method-assign]
+    host.run_module(MADE)
+    assert (host.calls, host.leaderless) == (MANAGER_CALLS, 0)
+
+
+def test_a_locked_manager_is_unlocked_after_its_restart(host: Host) -> None:
+    manager_with_a_task(host)
+    host.tasks_run = False
+    host.spec["EncryptionConfig"] = {"AutoLockManagers": True}
+    plan = host.run_module(replace(MADE, init=Init()))
+    assert host.calls == ["dockerd --validate", "systemctl restart", "unlock"]
+    assert KEY not in repr(plan)
+
+
+def test_the_swarms_settings_against_another_writer(host: Host) -> None:
+    manager_with_a_task(host)
+    host.tasks_run, host.conflicts = False, 2
+    host.paths.daemon.write_text('{"debug": true}')
+    host.started = time.monotonic() + 60
+    host.run_module(MADE)
+    assert host.calls == ["update"] * 3
+    assert host.spec["Dispatcher"]["HeartbeatPeriod"] == 10**9
+    host.calls.clear()
+    host.conflicts = 99
+    with pytest.raises(StepFailed, match="update out of sequence"):
+        host.run_module(replace(MADE, init=Init(rotate_worker_token=True)))
+    assert host.calls == ["rotate"] * 5
+
+
 @pytest.mark.parametrize(
     ("config", "after"),
     [
@@ -224,76 +382,6 @@ def test_leaves_another_swarm_first(host: Host) -> None:
 )
 def test_swarm_resource(config: str, after: str) -> None:
     assert with_swarm_resource(config) == after
-
-
-class Manager:
-    """The API of a manager with one node."""
-
-    def __init__(self, conflicts: int = 0) -> None:
-        self.node_now = json.loads((RECORDED / "nodes-26.1.5.json").read_text())[0]
-        self.conflicts = conflicts
-        self.calls: list[str] = []
-
-    def nodes(self) -> list[dict[str, Any]]:
-        self.calls.append("nodes")
-        return [self.node_now]
-
-    def node(self, _node_id: str) -> dict[str, Any]:
-        self.calls.append("node")
-        return json.loads(json.dumps(self.node_now))
-
-    def update_node(self, _node_id: str, version: int, spec: dict[str, Any]) -> None:
-        self.calls.append("update")
-        if self.conflicts:
-            self.conflicts -= 1
-            self.node_now["Version"]["Index"] += 1
-            self.node_now["Spec"]["Labels"]["rack"] = "a"
-            raise EngineError("Docker could not update: rpc error: code = Unknown desc = update out of sequence", 500)
-        assert version == self.node_now["Version"]["Index"]
-        self.node_now["Spec"] = spec
-
-    def run(self, *members: Member, timeout: float = 2.0) -> list[str]:
-        self.calls.clear()
-        nodes = read.read_nodes(self)  # type: ignore[arg-type]
-        plan = plan_members(current=nodes, desired=members, guards=Guards())
-        applier = MembersApplier(self, sleep=lambda _seconds: None, timeout=timeout)  # type: ignore[arg-type]
-        plan.carry_out(applier.do)
-        applier.verify(members, None if plan.changed else nodes)
-        return self.calls
-
-
-NODE = "jpqgv0x6d62cmhfu7todd67zv"
-
-
-def test_members_are_labelled_and_then_left_alone() -> None:
-    manager = Manager()
-    member = Member(NODE, "gpu2", {"gpu.count": "1", "zone": "b", "gpu": None}, "drain", gpus=1)
-    assert manager.run(member) == ["nodes", "node", "update", "nodes"]
-    spec = manager.node_now["Spec"]
-    assert spec["Labels"] == {"gpu.count": "1", "gpu.model": "GeForce-RTX-4090", "gpu.vram_gb": "24", "zone": "b"}
-    assert (spec["Role"], spec["Availability"]) == ("worker", "drain")
-    assert manager.run(member) == ["nodes"]
-
-
-def test_labels_set_by_another_meanwhile_stay() -> None:
-    manager = Manager(conflicts=2)
-    manager.run(Member(NODE, "", {"zone": "b"}))
-    assert manager.node_now["Spec"]["Labels"]["rack"] == "a"
-    assert manager.node_now["Spec"]["Labels"]["zone"] == "b"
-
-
-def test_conflicts_without_end() -> None:
-    with pytest.raises(StepFailed, match="update out of sequence"):
-        Manager(conflicts=99).run(Member(NODE, "", {"zone": "b"}))
-
-
-def test_gpus_the_manager_does_not_see() -> None:
-    with pytest.raises(StackError) as caught:
-        Manager().run(Member(NODE, "gpu2", gpus=2))
-    assert str(caught.value) == (
-        f"The manager does not see the GPUs it should after 2 s: gpu2 ({NODE}) advertises 1 GPUs and should advertise 2. "
-        "Look at `docker node inspect` here and `journalctl -u docker` there."
-    )
 
 
 def test_the_sdk_s_errors_become_sentences_without_the_token() -> None:

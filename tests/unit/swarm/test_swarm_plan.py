@@ -18,14 +18,12 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model 
     Guards,
     Init,
     Join,
-    Member,
     Membership,
-    Node,
     Service,
     Toolkit,
     gpu_labels,
 )
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import plan_engine, plan_members, unmet
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.plan import drain_needed, plan_engine
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.settings import merge_settings, with_gpus
 
 UUID = "GPU-b0f8cfaf-0d61-598c-bbf1-4397b75b01b2"
@@ -35,6 +33,8 @@ RUNNING = Service(installed=True, active=True, enabled=True)
 FRESH = Engine("gpu2", "26.1.5", Service(installed=True), {}, (CARD,))
 DONE = Engine("gpu2", "26.1.5", RUNNING, ADVERTISED, (CARD,), None, Membership("active", "n1", "c1"))
 JOIN = EngineSpec(join=Join("10.77.0.21:2377", "c1", "SWMTKN-secret"))
+AS_MANAGER = EngineSpec(join=Join("10.77.0.21:2377", "c1", "SWMTKN-secret", role="manager"))
+TASKS = ("llm_engine.n1.t1",)
 INIT = EngineSpec(gpus=False, advertise_address="10.77.0.21", init=Init(heartbeat_ns=5 * 10**9))
 MANAGER = Membership("active", "n0", "c1", is_manager=True, heartbeat_ns=5 * 10**9)
 
@@ -71,6 +71,27 @@ STEPS: list[tuple[str, Engine, EngineSpec, list[str]]] = [
     ("manager already", engine(membership=MANAGER), INIT, []),
     ("other heartbeat", engine(membership=replace(MANAGER, heartbeat_ns=9 * 10**9)), INIT, ["update"]),
     ("heartbeat is not asked for", engine(membership=MANAGER), replace(INIT, init=Init()), []),
+    ("live-restore is taken out", engine(settings={**ADVERTISED, "live-restore": True}), JOIN, ["configure", "restart"]),
+    ("live-restore without a swarm", engine(settings={**ADVERTISED, "live-restore": True}), EngineSpec(), []),
+    ("further manager", engine(membership=Membership()), AS_MANAGER, ["join"]),
+    ("further manager already", engine(membership=MANAGER), AS_MANAGER, []),
+    ("locked from now on", engine(membership=MANAGER), replace(INIT, init=Init(autolock=True)), ["update"]),
+    ("locked already", engine(membership=replace(MANAGER, autolock=True)), replace(INIT, init=Init(autolock=True)), []),
+    ("token rotated", engine(membership=MANAGER), replace(INIT, init=Init(rotate_worker_token=True)), ["rotate"]),
+    ("restart with a task of the swarm, drained before", DONE, replace(JOIN, settings={"debug": True}), ["configure", "restart"]),
+    ("a task without a restart", engine(tasks=TASKS), JOIN, []),
+    (
+        "restart of a manager with tasks",
+        engine(membership=MANAGER, tasks=TASKS),
+        replace(INIT, settings={"debug": True}),
+        ["configure", "drain", "restart", "resume"],
+    ),
+    (
+        "tasks of a swarm that is left",
+        engine(membership=Membership("active", "n1", "c2"), tasks=TASKS),
+        replace(JOIN, settings={"debug": True}),
+        ["configure", "restart", "leave", "join"],
+    ),
     (
         "stopped manager",
         engine(service=replace(RUNNING, active=False), membership=replace(MANAGER, state="stopped", heartbeat_ns=0)),
@@ -118,7 +139,7 @@ REFUSALS: list[tuple[str, Engine, EngineSpec, str]] = [
         JOIN,
         (
             "Docker 20.10.24 is too old: before 26 the swarm rejects tasks that ask for a GPU whenever their node is updated. Install "
-            "a newer engine, for example docker-ce from Docker's own repository (docker_engine_packages)."
+            "a newer engine, for example docker-ce from Docker's own repository (docker_engine_source)."
         ),
     ),
     (
@@ -135,8 +156,63 @@ REFUSALS: list[tuple[str, Engine, EngineSpec, str]] = [
         engine(toolkit=Toolkit((1, 18, 2))),
         JOIN,
         (
-            "nvidia-container-toolkit 1.18.2 ignores the GPU a swarm assigns (its issue 1599). Install 1.19 or newer, or set "
+            "nvidia-container-toolkit 1.18.2 may ignore the GPU a swarm assigns (its issue 1599). Install 1.19 or newer, or set "
             '`mode = "legacy"` in /etc/nvidia-container-runtime/config.toml.'
+        ),
+    ),
+    (
+        "older toolkit",
+        engine(toolkit=Toolkit((1, 17, 8))),
+        JOIN,
+        (
+            "nvidia-container-toolkit 1.17.8 may ignore the GPU a swarm assigns (its issue 1599). Install 1.19 or newer, or set "
+            '`mode = "legacy"` in /etc/nvidia-container-runtime/config.toml.'
+        ),
+    ),
+    (
+        "toolkit of no known version",
+        engine(toolkit=Toolkit()),
+        JOIN,
+        (
+            "nvidia-container-toolkit of a version that nvidia-container-runtime --version does not tell may ignore the GPU a swarm "
+            'assigns (its issue 1599). Install 1.19 or newer, or set `mode = "legacy"` in /etc/nvidia-container-runtime/config.toml.'
+        ),
+    ),
+    (
+        "restart with tasks",
+        engine(tasks=("llm_engine.n1.t1", "web.1.t2")),
+        replace(JOIN, settings={"debug": True}),
+        (
+            "Refusing to restart Docker on gpu2: tasks of its swarm run here (llm_engine.n1.t1, web.1.t2), and only a manager can drain "
+            "the node. Drain it there with members (availability: drain, temporary: true), then run again."
+        ),
+    ),
+    (
+        "data moved",
+        DONE,
+        replace(JOIN, settings={"data-root": "/srv/docker"}),
+        (
+            "Refusing to move Docker's data-root from /var/lib/docker to /srv/docker: images, volumes and this host's membership of its "
+            "swarm would stay behind. Take the host out of the swarm with `docker swarm leave`, or leave data-root as it is."
+        ),
+    ),
+    (
+        "worker as further manager",
+        DONE,
+        AS_MANAGER,
+        (
+            "This host is a worker of the swarm c1 and should be a manager, which no worker can make itself. Run `docker node promote n1` "
+            "on a manager, then run again."
+        ),
+    ),
+    (
+        "broken manager",
+        engine(membership=replace(MANAGER, state="error", error="expired")),
+        AS_MANAGER,
+        (
+            "Refusing to leave the swarm c1, although its membership is broken (expired): this host is one of its managers, and the others "
+            "may need its vote. On another manager run `docker node demote` and `docker node rm` for it, here "
+            "`docker swarm leave --force`, then run again."
         ),
     ),
     (
@@ -186,6 +262,24 @@ def test_engine_refusals(current: Engine, desired: EngineSpec, reason: str) -> N
 
 def test_legacy_mode_makes_a_broken_toolkit_usable() -> None:
     assert plan(engine(toolkit=Toolkit((1, 18, 2), mode="legacy")), JOIN).refusals == ()
+
+
+def test_a_restart_that_waits_for_a_drain_is_rehearsed_and_named() -> None:
+    current, desired = engine(tasks=TASKS), replace(JOIN, settings={"debug": True})
+    found = plan(current, desired, rehearsal=True)
+    assert drain_needed(current, list(found.steps))
+    assert found.sentences[-1] == (
+        "Restart docker.service: its settings are read only at the start; a manager drains the node first, for these tasks run: "
+        "llm_engine.n1.t1"
+    )
+
+
+def test_settings_of_the_swarm_in_one_sentence() -> None:
+    found = plan(engine(membership=MANAGER), replace(INIT, init=Init(heartbeat_ns=10**9, autolock=True)))
+    assert found.sentences == [
+        "Set the swarm's dispatcher heartbeat from 5 s to 1 s; Lock the managers: from now on each needs the unlock key after its start"
+    ]
+    assert found.before["swarm"] == {"heartbeat_ns": 5 * 10**9, "autolock": False}
 
 
 def test_rehearsal_before_anything_exists() -> None:
@@ -242,67 +336,3 @@ def test_nvidia_runtime_becomes_the_default_and_keeps_its_own_settings() -> None
 )
 def test_labels(gpus: tuple[Gpu, ...], labels: dict[str, str]) -> None:
     assert gpu_labels(gpus) == labels
-
-
-NODES = (Node("n0", "manager1", 3, role="manager"), Node("n1", "gpu2", 7, gpus=1, labels={"gpu": "true", "rack": "a"}))
-
-MEMBERS: list[tuple[str, list[Member], list[str]]] = [
-    ("nothing differs", [Member("n1", "gpu2", {"gpu": "true"}, "active")], []),
-    ("one label", [Member("n1", "gpu2", {"gpu.count": "1"})], ["On gpu2 (n1): label gpu.count=1"]),
-    ("label removed", [Member("n1", "", {"rack": None})], ["On gpu2 (n1): remove label rack"]),
-    ("drained", [Member("n1", "gpu2", {}, "drain")], ["On gpu2 (n1): set availability from active to drain"]),
-    ("by name", [Member("", "gpu2", {"gpu": "1"})], ["On gpu2 (n1): label gpu=1"]),
-    (
-        "all in one call",
-        [Member("n1", "gpu2", {"a": "1"}), Member("n0", "", {"b": "2"})],
-        ["On gpu2 (n1): label a=1", "On manager1 (n0): label b=2"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("desired", "sentences"), [row[1:] for row in MEMBERS], ids=[row[0] for row in MEMBERS])
-def test_members(desired: list[Member], sentences: list[str]) -> None:
-    found = plan_members(current=NODES, desired=tuple(desired), guards=Guards())
-    assert (found.refusals, found.sentences) == ((), sentences)
-
-
-def test_labels_of_others_stay() -> None:
-    found = plan_members(current=NODES, desired=(Member("n1", "gpu2", {"gpu.count": "1"}),), guards=Guards())
-    assert found.after["gpu2"]["labels"] == {"gpu": "true", "rack": "a", "gpu.count": "1"}
-    assert found.steps[0].data == {"set": {"gpu.count": "1"}, "remove": [], "availability": ""}
-
-
-def test_a_former_self_is_passed_over() -> None:
-    nodes = (*NODES, Node("n9", "gpu2", state="down"))
-    found = plan_members(current=nodes, desired=(Member("", "gpu2", {"a": "1"}),), guards=Guards())
-    assert [step.target for step in found.steps] == ["n1"]
-
-
-@pytest.mark.parametrize("rehearsal", [False, True])
-def test_two_living_nodes_of_one_name_are_refused(rehearsal: bool) -> None:
-    nodes = (*NODES, Node("n9", "gpu2"))
-    found = plan_members(current=nodes, desired=(Member("", "gpu2", {"a": "1"}),), guards=Guards(rehearsal=rehearsal))
-    assert found.steps == ()
-    assert found.refusals[0].reason == "The swarm has 2 nodes named gpu2: n1, n9. Give the id of the one that is meant."
-
-
-def test_an_unknown_node_is_refused_and_only_rehearsed_before_it_joined() -> None:
-    desired = (Member("", "gpu3", {"gpu": "true"}),)
-    assert plan_members(current=NODES, desired=desired, guards=Guards()).refusals[0].reason == (
-        "The swarm has no node gpu3; it has: manager1 (n0), gpu2 (n1). Join it first (workers.yml), or take it out of members."
-    )
-    rehearsed = plan_members(current=NODES, desired=desired, guards=Guards(rehearsal=True))
-    assert rehearsed.sentences == ["Label gpu3 once it has joined: gpu=true"]
-
-
-@pytest.mark.parametrize(
-    ("nodes", "reason"),
-    [
-        (NODES, ""),
-        ((replace(NODES[1], gpus=0),), "gpu2 (n1) advertises 0 GPUs and should advertise 1"),
-        ((replace(NODES[1], state="down"),), "gpu2 (n1) is down, not ready"),
-        ((), "The swarm has no node gpu2; it has: none. Join it first (workers.yml), or take it out of members."),
-    ],
-)
-def test_what_the_manager_does_not_see(nodes: tuple[Node, ...], reason: str) -> None:
-    assert unmet(nodes, (Member("n1", "gpu2", gpus=1), Member("n0"))) == ([reason] if reason else [])
