@@ -36,9 +36,9 @@ options:
       state:
         description:
           - V(present) creates the dataset when it is missing.
-          - V(absent) destroys it. Refused while it has children, snapshots, clones or holds, unless each is listed too: children and clones
-            in  entries of their own, snapshots in O(datasets[].snapshots), holds in O(datasets[].snapshots[].release). Beside these,
-            nothing else may be declared of it. Its bookmarks go with it.
+          - V(absent) destroys it. Refused while it has children, snapshots, clones or holds, unless each is listed too, children and clones
+            in entries of their own, snapshots in O(datasets[].snapshots), holds in O(datasets[].snapshots[].release).
+          - Besides its snapshots nothing else may be declared of what is V(absent). Its bookmarks go with it.
         type: str
         choices: [present, absent]
         default: present
@@ -76,8 +76,8 @@ options:
         default: value
       purge:
         description:
-          - V(true) removes the local values of properties that are not in O(datasets[].properties), but for the size and reservation of a
-            volume, and where a key is.
+          - V(true) removes the local values of properties that are not in O(datasets[].properties), C(mountpoint) among them, but for the
+            size and reservation of a volume, and where a key is.
           - Properties of users, which have a colon in their name, stay, because other programs keep theirs there. V(inherit) removes one.
         type: bool
         default: false
@@ -113,7 +113,7 @@ options:
             type: str
           file:
             description:
-              - A file on the host that holds the key; ZFS reads it at boot, too. Instead of O(datasets[].encryption.key).
+              - A file on the host that holds the key, so that C(zfs load-key -a) needs nobody. Instead of O(datasets[].encryption.key).
             type: path
           loaded:
             description:
@@ -124,7 +124,8 @@ options:
             description:
               - V(true) looks whether the key opens the dataset, with one more command, and makes it the key if not. The present key must be
                 loaded. This also gives a key of its own to a dataset that has that of its parent.
-              - V(false) refuses a key, format or place that is not the one in use.
+              - V(false) refuses another format, and a new place whose key does not open the dataset. While a key is loaded, one that is
+                given is not looked at.
             type: bool
             default: false
       delegations:

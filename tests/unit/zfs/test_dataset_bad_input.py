@@ -112,6 +112,10 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
         [{**snap(state="absent"), "rollback": {"snapshot": "s"}}],
         "rollback and snapshots do not agree about s: keep it in both, or in neither.",
     ),
+    (
+        [{**PLAIN, "rollback": {"snapshot": "s"}, "renamed_from": "p/b"}],
+        "Dataset p/a has both rollback and renamed_from: rename it in a run before, then remove renamed_from.",
+    ),
     # clones and renames
     ([{**PLAIN, "origin": "p/b"}], "Dataset p/a: the origin 'p/b' is no snapshot: write it like pool/name@snapshot."),
     ([{**PLAIN, "origin": "q/b@s"}], "Dataset p/a: the origin q/b@s is not another dataset of its pool: name a snapshot in p."),

@@ -473,6 +473,7 @@ def test_rollbacks_that_cannot_be() -> None:
     assert "Refusing to roll p/a back: the snapshot p/a@none does not exist." in refused(
         zfs, {"name": "p/a", "rollback": {"snapshot": "none"}}
     )
+    assert "Refusing to roll p/new back: there is no such dataset." in refused(zfs, {"name": "p/new", "rollback": {"snapshot": "s"}})
     run(zfs, {"name": "p/a", "snapshots": [{"name": "t", "holds": ["keep"]}]})
     entry = {"name": "p/a", "rollback": {"snapshot": "s", "discard": ["t"]}}
     assert "p/a@t (keep) is newer and held. Release the holds" in refused(zfs, entry)

@@ -86,6 +86,7 @@ PLANS: list[tuple[str, list[dict[str, Any]], set[str]]] = [
         [{"name": "p/f", "encryption": {"key": SECRET}}, {"name": "p/f/below"}, {"name": "p/g", "encryption": {"file": "/k"}}],
         set(),
     ),
+    ("create encrypted without the key", [{"name": "p/h", "encryption": {"key": SECRET, "loaded": False}}], set()),
     ("unload", [{"name": "p/e", "encryption": {"loaded": False}}, {"name": "p/e/below"}], set()),
     (
         "change the key",

@@ -18,7 +18,6 @@ from .properties import SPARSE, creation_options, grow, quota_refusal, whole_blo
 
 def plan_missing(draft: Draft, name: str, want: Dataset | None, wanted: Mapping[str, Dataset]) -> None:
     """Plan a dataset that does not exist; without an entry it is a parent."""
-    draft.created.add(name)
     if "/" not in name:  # the pool itself: zfs_pool creates it, what is left to do is to set its properties
         if want and want.values:
             draft.changes[name] = want.values
@@ -31,6 +30,8 @@ def plan_missing(draft: Draft, name: str, want: Dataset | None, wanted: Mapping[
         return
     for reason in filter(None, (quota_refusal(draft, name, what) for what in want.properties)):
         draft.refuse(name, reason)
+    if want.rollback and not draft.rehearsal:
+        draft.refuse(name, f"Refusing to roll {name} back: there is no such dataset. Remove rollback, or correct its name.")
     if want.origin:
         _plan_clone(draft, want, wanted)
     else:

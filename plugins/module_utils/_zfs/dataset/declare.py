@@ -88,7 +88,7 @@ def declare_dataset(raw: Mapping[str, Any]) -> Dataset:
         grants=tuple(grant for each in raw.get("delegations") or () for grant in [_grant(name, each)]),
         snapshots=snapshots,
         bookmarks=_bookmarks(name, raw.get("bookmarks")),
-        rollback=_rollback(name, raw.get("rollback"), snapshots),
+        rollback=_rollback(name, raw.get("rollback"), snapshots, renamed=bool(raw.get("renamed_from"))),
         **_lineage(name, raw, key),
     )
 
@@ -244,10 +244,12 @@ def _bookmarks(name: str, raws: Sequence[Mapping[str, Any]] | None) -> tuple[Boo
     return tuple(made)
 
 
-def _rollback(name: str, raw: Mapping[str, Any] | None, snapshots: Sequence[Snapshot]) -> Rollback | None:
+def _rollback(name: str, raw: Mapping[str, Any] | None, snapshots: Sequence[Snapshot], *, renamed: bool) -> Rollback | None:
     if not raw:
         return None
     short = str(raw["snapshot"])
+    if renamed:
+        raise BadInput(f"Dataset {name} has both rollback and renamed_from: rename it in a run before, then remove renamed_from.")
     if not _SHORT_NAME.match(short):
         raise BadInput(f"Dataset {name}: rollback names the snapshot {short!r}: give the name of a snapshot of {name}, without the @.")
     discard = tuple(str(each) for each in raw.get("discard") or ())

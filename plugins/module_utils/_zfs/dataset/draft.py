@@ -76,7 +76,6 @@ class Draft:
         self.rehearsal = rehearsal
         self.changes: dict[str, dict[str, str]] = {}
         self.inherits: dict[str, list[str]] = {}
-        self.created: set[str] = set()
         self.loading: set[str] = set()
         self.unloading: set[str] = set()
         self.waves: dict[str, int] = {}

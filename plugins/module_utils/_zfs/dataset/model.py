@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Mapping
+from typing import FrozenSet, Mapping, Tuple
 
 from ..model import Value
 
@@ -183,7 +183,7 @@ class Below:
 
 
 # (kind, name or number, permission) to where it applies.
-Granted = Mapping[tuple[str, str, str], frozenset[str]]
+Granted = Mapping[Tuple[str, str, str], FrozenSet[str]]
 
 
 @dataclass(frozen=True)
