@@ -92,6 +92,7 @@ class Bench:
             for path, name in sorted(_files()):
                 archive.add(path, name)
             archive.add(Path(__file__).with_name("run_modules.py"), "run_modules.py")
+            archive.addfile(tarfile.TarInfo("ansible/__init__.py"))  # empty, as Ansible sends it
         text = base64.b64encode(packed.getvalue()).decode()
         self._ssh(f"rm -rf {FOLDER} && mkdir -p {FOLDER} && base64 -d | tar -xzC {FOLDER}", stdin=text)
 
@@ -143,8 +144,6 @@ def _files() -> Iterator[tuple[Path, str]]:
     general = site / "ansible_collections" / "community" / "general" / "plugins"
     for path in (site / "ansible" / "module_utils").rglob("*.py"):
         yield path, str(path.relative_to(site))
-    yield site / "ansible" / "__init__.py", "ansible/__init__.py"
-    yield site / "ansible" / "release.py", "ansible/release.py"
     yield general / "modules" / "zfs.py", str((general / "modules" / "zfs.py").relative_to(site))
     ours = REPO / "plugins"
     for path in [*(ours / "module_utils").rglob("*.py"), ours / "modules" / "zfs_dataset.py"]:
