@@ -161,7 +161,8 @@ options:
             default: present
       snapshots:
         description:
-          - Snapshots of the dataset. Those that are not listed stay. Missing ones are taken with one command a pool, at the same moment.
+          - Snapshots of the dataset. Those that are not listed stay. The first missing ones of all datasets of a pool are taken at the same
+            moment, then the second ones.
         type: list
         elements: dict
         default: []

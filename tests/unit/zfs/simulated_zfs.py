@@ -304,6 +304,8 @@ class SimulatedZfs(Runner):
 
     def _snapshot(self, names: list[str], _stdin: str) -> tuple[str, str, int]:
         txg = next(self._clock)
+        if len({name.partition("@")[0] for name in names}) < len(names):
+            raise Failed("cannot create snapshots : multiple snapshots of same fs not allowed\nno snapshots were created")
         for name in names:
             if name in self.snaps:
                 raise Failed(f"cannot create snapshot '{name}': dataset already exists")

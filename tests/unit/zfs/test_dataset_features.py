@@ -323,15 +323,16 @@ def test_a_delegation_to_nobody_is_refused() -> None:
 # -- snapshots, holds, bookmarks --
 
 
-def test_snapshots_are_taken_at_once_and_held_with_a_command_a_tag() -> None:
+def test_snapshots_of_many_datasets_are_taken_at_once_and_held_with_a_command_a_tag() -> None:
     entries = [
-        {"name": f"p/{name}", "snapshots": [{"name": "s", "holds": ["keep"]}], "bookmarks": [{"name": "b", "snapshot": "s"}]}
+        {"name": f"p/{name}", "snapshots": [{"name": "s", "holds": ["keep"]}, {"name": "t"}], "bookmarks": [{"name": "b", "snapshot": "s"}]}
         for name in "ab"
     ]
     assert settled(SimulatedZfs(), *entries) == [
         "zfs create p/a",
         "zfs create p/b",
         "zfs snapshot p/a@s p/b@s",
+        "zfs snapshot p/a@t p/b@t",
         "zfs hold keep p/a@s p/b@s",
         "zfs bookmark p/a@s p/a#b",
         "zfs bookmark p/b@s p/b#b",

@@ -14,16 +14,17 @@ ROLLED_BACK = "llm_stack:rolled_back"
 
 
 class Marks:
-    """Snapshots to take, tags to hold and tags to release: of many datasets, with one command each."""
+    """Snapshots to take, tags to hold and tags to release: of many datasets with one command."""
 
     def __init__(self) -> None:
-        self.taken: dict[tuple[int, str], list[str]] = {}
+        # ZFS takes one snapshot of a dataset a command: the second ones are a group of their own.
+        self.taken: dict[tuple[int, int, str], list[str]] = {}
         self.held: dict[tuple[int, str], list[str]] = {}
         self.released: dict[str, list[str]] = {}
 
     def steps(self, draft: Draft) -> None:
         """Add the steps to the plan."""
-        for (_wave, _pool), names in self.taken.items():
+        for (_wave, _turn, _pool), names in sorted(self.taken.items()):
             sentence = f"Take the snapshot{'s' * (len(names) > 1)} {', '.join(names)}"
             draft.add(Phase.SNAPSHOT, command("snapshot", names[0], sentence, "zfs", "snapshot", *names))
         for (_wave, tag), names in self.held.items():
@@ -35,10 +36,12 @@ class Marks:
 
 def plan_marks(draft: Draft, marks: Marks, want: Dataset) -> None:
     """Plan the snapshots, holds and bookmarks of one dataset; those to be destroyed are planned with what is absent."""
+    turn = 0
     for each in want.snapshots:
         name = want.snapshot(each.name)
         if each.present and not draft.find(name) and not _comes_by_promotion(want, each.name):
-            marks.taken.setdefault((draft.wave(name), pool_of(name)), []).append(name)
+            marks.taken.setdefault((draft.wave(name), turn, pool_of(name)), []).append(name)
+            turn += 1
             draft.differ(want.name, f"@{each.name}", None, "present")
         now = draft.current.holds.get(name, frozenset())
         for tag in each.holds:
