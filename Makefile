@@ -31,8 +31,8 @@ lint: venvs ## every check that runs no part of the collection
 test: packages venvs ## every test that exists, but for test-long
 	@$(BIN)/python tests/tools/rungs.py run $(TEST)
 
-bench: venv link ## one line a measurement, also in build/bench.json
-	@$(BIN)/python tests/bench/bench.py
+bench: venv link ## one line a measurement, also in build/bench.json; BENCH=NAME takes one
+	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
 lab-up: packages venv ## the lab's machines, for work by hand
 	@tests/lab/lab up

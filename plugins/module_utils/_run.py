@@ -56,7 +56,9 @@ class Runner:
                 command,
                 input=stdin if stdin is not None else "",
                 capture_output=True,
-                text=True,
+                # A key of raw bytes travels as text with surrogates; nothing a program prints is an error either.
+                encoding="utf-8",
+                errors="surrogateescape",
                 timeout=self.timeout,
                 env=environment,
                 check=False,

@@ -1,13 +1,17 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make bench`: one line a measurement, ``name<TAB>ours<TAB>peer<TAB>ratio<TAB>unit``, and all behind it in build/bench.json."""
+"""`make bench`: one line a measurement, ``name<TAB>ours<TAB>peer<TAB>ratio<TAB>unit``, and all behind it in build/bench.json.
+
+`make bench BENCH=NAME` takes one of them.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
@@ -20,6 +24,7 @@ from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from swarm import swarm_noop
+from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 
 
 def ansible(lab: Lab, program: str, *argv: str) -> str:
@@ -62,5 +67,17 @@ def _unchanged(lab: Lab) -> None:
         raise NotTaken(f"a run of site.yml that had nothing to do changed {changes} things")
 
 
+FIGURES: list[Callable[[], Figure]] = [site_noop, swarm_noop, cloud_states, cloud_fleet_restore, zfs_dataset_first, zfs_dataset_noop]
+
+
+def chosen(names: list[str]) -> list[Callable[[], Figure]]:
+    """The figures of these names, or all."""
+    known = {take.__name__: take for take in FIGURES}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        sys.exit(f"bench: there is no figure {', '.join(unknown)} (there are: {', '.join(known)})")
+    return [known[name] for name in names] or FIGURES
+
+
 if __name__ == "__main__":
-    sys.exit(report([site_noop, swarm_noop, cloud_states, cloud_fleet_restore]))
+    sys.exit(report(chosen(sys.argv[1:])))

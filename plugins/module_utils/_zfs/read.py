@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from .._errors import BadInput, CommandFailed, StackError
+from .._errors import CommandFailed, StackError
 from .._run import Completed, Runner
-from .model import Directory, FoundDataset, FoundPool, Group, Importable, Member, Value
+from .model import FoundPool, Group, Importable, Member, Value
 
 _HEADINGS = {"special": "special", "dedup": "dedup", "logs": "log", "cache": "cache", "spares": "spare"}
 _STATES = "ONLINE|DEGRADED|FAULTED|OFFLINE|UNAVAIL|REMOVED|SPLIT|AVAIL|INUSE|SUSPENDED"
@@ -20,8 +20,6 @@ _KIND = re.compile(r"^(?P<kind>mirror|raidz[123]|draid[123](?::\d+[dcs])*|raidz|
 _STANDING_IN = re.compile(r"^(replacing|spare)-\d+$")
 _VIRTUAL_SPARE = re.compile(r"^draid[123]-\d+-\d+$")
 _NO_MODULE = re.compile(r"modules? (?:are not loaded|cannot be auto-loaded)|Failed to (?:load|initialize)", re.IGNORECASE)
-# What a plan needs to know of every dataset besides the declared properties.
-_ALWAYS = ("type", "mounted", "mountpoint", "canmount", "keystatus", "volsize", "volblocksize", "refreservation")
 
 
 class NoZfsError(StackError):
@@ -151,27 +149,6 @@ def _members(rows: list[tuple[int, str, str]]) -> list[Member]:
     return members
 
 
-def read_datasets(runner: Runner, names: Sequence[str], properties: Iterable[str]) -> dict[str, FoundDataset]:
-    """The named datasets that exist, with one process whatever their number.
-
-    :raises BadInput: when ZFS on this host does not know a property.
-    """
-    wanted = ",".join(dict.fromkeys((*_ALWAYS, *properties)))
-    argv = ["zfs", "get", "-H", "-p", "-o", "name,property,value,source", wanted, *names]
-    try:
-        ended = ask(runner, argv, ok=(0, 1))
-    except CommandFailed as error:
-        unknown = re.search(r"invalid property '([^']+)'", error.stderr)
-        if unknown:
-            raise BadInput(f"ZFS on this host knows no property {unknown.group(1)!r}: correct its name under properties.") from error
-        raise
-    for line in ended.stderr.splitlines():
-        if line.strip() and "dataset does not exist" not in line:
-            raise CommandFailed(tuple(argv), ended.rc, ended.stderr)
-    style = xattr_style()
-    return {name: FoundDataset(name, values, _directory(values)) for name, values in parse_get(ended.stdout, xattr=style).items()}
-
-
 def xattr_style(path: str = "/sys/module/zfs/version") -> str:
     """What C(xattr=on) stands for in the output: ``dir`` before ZFS 2.3, ``sa`` since (openzfs #17171)."""
     try:
@@ -194,14 +171,3 @@ def parse_get(text: str, *, xattr: str = "sa") -> dict[str, dict[str, Value]]:
             plain = xattr if (parts[1], value) == ("xattr", "on") else value
             found.setdefault(parts[0], {})[parts[1]] = Value(plain, parts[-1])
     return found
-
-
-def _directory(values: dict[str, Value]) -> Directory | None:
-    path = values["mountpoint"].text if "mountpoint" in values else "-"
-    if values.get("mounted", Value("no", "-")).text != "yes" or not path.startswith("/"):
-        return None
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return Directory(path, found.st_uid, found.st_gid, found.st_mode & 0o7777)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError, StepFailed
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs import apply_dataset, model, plan_dataset, read
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError, StepFailed
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Step
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.dataset import apply, declare, draft, model, plan, read
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.model import Value
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.read import NoZfsError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from zfs_answers import Answers
 
-OWNERS = plan_dataset.Owners(users={"root": 0, "nobody": 65534}, groups={"users": 100})
+HOST = model.Host(users={"root": 0, "nobody": 65534}, groups={"users": 100})
 FILESYSTEM = {
     "type": ("filesystem", "-"),
     "mounted": ("yes", "-"),
@@ -54,29 +57,17 @@ def found(*names: str, directory: Any = None, **changes: Any) -> Any:
     for name in names:
         base = VOLUME if name.rsplit("/", 1)[-1].startswith("vol") else FILESYSTEM
         raw = {**base, **changes.get(name.replace("/", "_"), {})}
-        values = {what: model.Value(text.format(name=name), source) for what, (text, source) in raw.items()}
+        values = {what: Value(text.format(name=name), source) for what, (text, source) in raw.items()}
         made[name] = model.FoundDataset(name, values, directory)
     return made
 
 
-def declare(*raws: list[dict[str, Any]]) -> Any:
-    return [model.declare_dataset(raw) for raw in raws]
-
-
-def plan(raws: list[dict[str, Any]], have: Any, *, rehearsal: bool = False) -> Any:
-    return plan_dataset.plan_datasets(declare(*raws), have, OWNERS, rehearsal=rehearsal)
+def planned(raws: list[dict[str, Any]], have: Any, *, rehearsal: bool = False) -> Any:
+    return plan.plan_datasets(declare.declare_datasets(raws), model.Current(have), HOST, rehearsal=rehearsal)
 
 
 def commands(made: Any) -> Any:
-    shown = []
-    for step in made.steps:
-        if isinstance(step.data, plan_dataset.CreateData):
-            shown.append(" ".join(step.data.argv))
-        elif isinstance(step.data, plan_dataset.SetData):
-            shown.append(" ".join(f"{what}={value}" for what, value in step.data.changes) + " : " + " ".join(step.data.names))
-        else:
-            shown.append(f"{step.action} {step.target}")
-    return shown
+    return [" ".join(step.data.argv) if isinstance(step.data, draft.Run) else f"{step.action} {step.target}" for step in made.steps]
 
 
 def vol(**more: Any) -> Any:
@@ -108,7 +99,7 @@ NO_CHANGE = [
 
 @pytest.mark.parametrize(("what", "raws", "changes"), NO_CHANGE, ids=[row[0] for row in NO_CHANGE])
 def test_unchanged(what: str, raws: list[dict[str, Any]], changes: dict[str, Any]) -> None:
-    made = plan(raws, found("p", "p/a", "p/vol", **changes))
+    made = planned(raws, found("p", "p/a", "p/vol", **changes))
     assert (made.sentences, made.refusals, made.diff) == ([], (), {"before": {}, "after": {}})
 
 
@@ -117,43 +108,43 @@ CHANGES = [
         "equal changes are one command, parents first",
         [{"name": f"p/{name}", "properties": {"refquota": "2G", "quota": "1G"}} for name in ("b", "a/x", "a")],
         {},
-        ["refquota=2G quota=1G : p/a p/b p/a/x"],
+        ["zfs set refquota=2G quota=1G p/a p/b p/a/x"],
     ),
     (
         "unlike changes are their own",
         [{"name": "p/a", "properties": {"atime": False}}, {"name": "p/b", "properties": {"quota": "1G"}}],
         {},
-        ["atime=off : p/a", "quota=1G : p/b"],
+        ["zfs set atime=off p/a", "zfs set quota=1G p/b"],
     ),
     (
         "a child that would inherit the change of its parent keeps its declared value",
         [{"name": "p", "properties": {"atime": False}}, {"name": "p/a", "properties": {"atime": True}}],
         {},
-        ["atime=off : p", "atime=on : p/a"],
+        ["zfs set atime=off p", "zfs set atime=on p/a"],
     ),
     (
         "a child that inherits what is declared is not set too",
         [{"name": "p", "properties": {"compression": "lz4"}}, {"name": "p/a", "properties": {"compression": "lz4"}}],
         {},
-        ["compression=lz4 : p"],
+        ["zfs set compression=lz4 p"],
     ),
     (
         "a quota is never inherited",
         [{"name": "p", "properties": {"quota": "1G"}}, {"name": "p/a", "properties": {"quota": "1G"}}],
         {},
-        ["quota=1G : p p/a"],
+        ["zfs set quota=1G p p/a"],
     ),
     (
         "a mountpoint follows its parent",
         [{"name": "p", "properties": {"mountpoint": "/srv"}}, {"name": "p/a", "properties": {"mountpoint": "/srv/a"}}],
         {},
-        ["mountpoint=/srv : p"],
+        ["zfs set mountpoint=/srv p"],
     ),
-    ("a volume grows", [vol(volsize="2G")], {}, ["volsize=2147483648 : p/vol"]),
-    ("a volume grows by whole blocks", [vol(volsize="1073741825")], {}, ["volsize=1073758208 : p/vol"]),
-    ("a volume becomes sparse", [vol(sparse=True)], {}, ["refreservation=none : p/vol"]),
-    ("a volume becomes thick", [vol(sparse=False)], {"p_vol": {"refreservation": ("0", "default")}}, ["refreservation=auto : p/vol"]),
-    ("what should be mounted is", [{"name": "p/a"}], {"p_a": {"mounted": ("no", "-")}}, ["mount p/a"]),
+    ("a volume grows", [vol(volsize="2G")], {}, ["zfs set volsize=2147483648 p/vol"]),
+    ("a volume grows by whole blocks", [vol(volsize="1073741825")], {}, ["zfs set volsize=1073758208 p/vol"]),
+    ("a volume becomes sparse", [vol(sparse=True)], {}, ["zfs set refreservation=none p/vol"]),
+    ("a volume becomes thick", [vol(sparse=False)], {"p_vol": {"refreservation": ("0", "default")}}, ["zfs set refreservation=auto p/vol"]),
+    ("what should be mounted is", [{"name": "p/a"}], {"p_a": {"mounted": ("no", "-")}}, ["zfs mount p/a"]),
     (
         "creation, with parents that are not declared",
         [{"name": "p/x/y", "properties": {"recordsize": "1M"}}, {"name": "p/x/volz", "type": "volume", "volsize": "100M", "sparse": True}],
@@ -177,7 +168,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("what", "raws", "changes", "expected"), CHANGES, ids=[row[0] for row in CHANGES])
 def test_changes(what: str, raws: list[dict[str, Any]], changes: dict[str, Any], expected: list[str]) -> None:
-    made = plan(raws, found("p", "p/a", "p/b", "p/a/x", "p/vol", **changes))
+    made = planned(raws, found("p", "p/a", "p/b", "p/a/x", "p/vol", **changes))
     assert made.refusals == ()
     assert commands(made) == expected
     assert made.before.keys() == made.after.keys() != set()
@@ -185,9 +176,9 @@ def test_changes(what: str, raws: list[dict[str, Any]], changes: dict[str, Any],
 
 def test_only_what_differs_of_a_directory_is_changed() -> None:
     have = found("p", "p/a", directory=model.Directory("/p/a", 0, 100, 0o777))
-    made = plan([{"name": "p/a", "mountpoint_owner": "root", "mountpoint_group": "users", "mountpoint_mode": "0750"}], have)
+    made = planned([{"name": "p/a", "mountpoint_owner": "root", "mountpoint_group": "users", "mountpoint_mode": "0750"}], have)
     assert made.sentences == ["Give the mountpoint of p/a the mode 0750"]
-    assert made.steps[0].data == plan_dataset.OwnData("p/a", None, None, 0o750)
+    assert made.steps[0].data == draft.Own("p/a", None, None, 0o750)
     assert made.diff == {"before": {"p/a": {"mountpoint_mode": "0777"}}, "after": {"p/a": {"mountpoint_mode": "0750"}}}
 
 
@@ -208,8 +199,15 @@ REFUSALS = [
         vol(volsize="512M"),
         "Refusing to shrink volume p/vol from 1 GiB to 512 MiB: what lies beyond would be lost. Declare volsize: 1073741824, or create a",
     ),
-    (vol(properties={"recordsize": "1M"}), "Refusing to set recordsize on p/vol: a volume has no such property."),
-    ({"name": "p/a", "properties": {"used": "1M"}}, "Refusing to set used of p/a: ZFS only reports it"),
+    ({"name": "p/a", "properties": {"longname": True}}, "Refusing to set longname on p/a: a filesystem has no such property."),
+    (
+        {"name": "p/a", "properties": {"userquota@bob": "1G"}},
+        "Dataset p/a: the user bob of userquota@bob does not exist on this host: create it first, or give its number.",
+    ),
+    (
+        {"name": "p/a", "properties": {"projectquota@7": "1G"}},
+        "Refusing to set projectquota@7 on p/a: its pool has no quotas of that kind, upgrade the pool or remove it from properties.",
+    ),
     ({"name": "q/a"}, "Pool q does not exist: create it with zfs_pool, or import it with `zpool import q`, before its datasets."),
     (
         {"name": "p/a", "mountpoint_owner": "bob"},
@@ -225,25 +223,20 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("raw", "text"), REFUSALS)
 def test_refusals(raw: dict[str, Any], text: str) -> None:
-    made = plan([raw, {"name": "p/b", "properties": {"atime": False}}], found("p", "p/a", "p/b", "p/vol"))
+    made = planned([raw, {"name": "p/b", "properties": {"atime": False}}], found("p", "p/a", "p/b", "p/vol"))
     assert [text in refusal.reason for refusal in made.refusals] == [True]
     assert (made.changed, made.diff) == (False, {"before": {}, "after": {}})
 
 
 def test_in_check_mode_the_pool_and_users_may_still_be_missing() -> None:
-    made = plan([{"name": "q", "properties": {"atime": False}}, {"name": "q/a", "mountpoint_owner": "bob"}], {}, rehearsal=True)
+    made = planned([{"name": "q", "properties": {"atime": False}}, {"name": "q/a", "mountpoint_owner": "bob"}], {}, rehearsal=True)
     assert made.refusals == ()
-    assert commands(made) == ["atime=off : q", "zfs create q/a", "own q/a"]
-
-
-def test_a_dataset_is_listed_once() -> None:
-    with pytest.raises(BadInput, match="datasets: p/a is listed twice: merge the two entries"):
-        plan_dataset.check_unique(declare({"name": "p/a"}, {"name": "p/a"}))
+    assert commands(made) == ["zfs set atime=off q", "zfs create q/a", "own q/a"]
 
 
 def test_a_key_that_is_not_loaded_is_a_warning() -> None:
-    made = plan([{"name": "p/a"}], found("p", "p/a", p_a={"mounted": ("no", "-"), "keystatus": ("unavailable", "-")}))
-    assert made.warnings == ("p/a is not mounted because its key is not loaded: run `zfs load-key p/a`.",)
+    made = planned([{"name": "p/a"}], found("p", "p/a", p_a={"mounted": ("no", "-"), "keystatus": ("unavailable", "-")}))
+    assert made.warnings == ("p/a is not mounted because its key is not loaded: give it in encryption, or run `zfs load-key`.",)
 
 
 def test_noop_of_any_number_is_one_process() -> None:
@@ -252,19 +245,35 @@ def test_noop_of_any_number_is_one_process() -> None:
         f"{name}\t{what}\t{text.format(name=name)}\t{source}\n" for name in ["p", *names] for what, (text, source) in FILESYSTEM.items()
     )
     runner = Answers({"zfs get": (0, rows, "")})
-    wanted = declare(*({"name": name, "properties": {"atime": True, "recordsize": "128K"}} for name in names))
-    keeper = apply_dataset.DatasetKeeper(runner, wanted, rehearsal=False)
+    wanted = declare.declare_datasets([{"name": name, "properties": {"atime": True, "recordsize": "128K"}} for name in names])
+    keeper = apply.DatasetKeeper(runner, wanted, rehearsal=False)
     assert not keeper.plan().changed
     assert len(keeper.report()["datasets"]) == 50
     assert runner.count == 1
 
 
 def test_check_mode_works_before_zfs_is_installed() -> None:
-    keeper = apply_dataset.DatasetKeeper(Answers(missing=["zfs"]), declare({"name": "p/a"}), rehearsal=True)
+    keeper = apply.DatasetKeeper(Answers(missing=["zfs"]), declare.declare_datasets([{"name": "p/a"}]), rehearsal=True)
     made = keeper.plan()
     assert (made.changed, made.warnings[0][:20]) == (True, "zfs is not installed")
-    with pytest.raises(read.NoZfsError):
-        apply_dataset.DatasetKeeper(Answers(missing=["zfs"]), declare({"name": "p/a"}), rehearsal=False).plan()
+    with pytest.raises(NoZfsError):
+        apply.DatasetKeeper(Answers(missing=["zfs"]), declare.declare_datasets([{"name": "p/a"}]), rehearsal=False).plan()
+
+
+def test_owners_of_any_number_cost_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    names = [f"p/d{number}" for number in range(5)]
+    runner = Answers(
+        {
+            "zfs get -H -p": (1, "p\ttype\tfilesystem\t-\n", "".join(f"cannot open '{name}': dataset does not exist\n" for name in names)),
+            "zfs get -H -o name,value mountpoint": (0, "".join(f"{name}\t{tmp_path}\n" for name in names), ""),
+        }
+    )
+    keeper = apply.DatasetKeeper(
+        runner, declare.declare_datasets([{"name": name, "mountpoint_mode": "0750"} for name in names]), rehearsal=False
+    )
+    keeper.plan().carry_out(keeper.do)
+    assert [command.split()[1] for command in runner.ran] == ["get", "create", "create", "create", "create", "create", "get"]
 
 
 STEPS = ["zfs set", "zfs create p/new", "zfs mount"]
@@ -278,8 +287,8 @@ def test_each_step_may_fail_and_the_rest_is_named(failing: str) -> None:
         f"{name}\t{what}\t{value.format(name=name)}\t{source}\n" for name, row in rows.items() for what, (value, source) in row.items()
     )
     runner = Answers({"zfs get": (1, text, "cannot open 'p/new': dataset does not exist\n"), failing: (1, "", "out of space")})
-    wanted = declare({"name": "p/a", "properties": {"atime": False}}, {"name": "p/new"}, {"name": "p/b"})
-    keeper = apply_dataset.DatasetKeeper(runner, wanted, rehearsal=False)
+    wanted = declare.declare_datasets([{"name": "p/a", "properties": {"atime": False}}, {"name": "p/new"}, {"name": "p/b"}])
+    keeper = apply.DatasetKeeper(runner, wanted, rehearsal=False)
     made = keeper.plan()
     assert [step.action for step in made.steps] == ["set", "create", "mount"]
     with pytest.raises(StepFailed) as caught:
@@ -290,8 +299,8 @@ def test_each_step_may_fail_and_the_rest_is_named(failing: str) -> None:
 
 
 def test_a_directory_gets_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = apply_dataset.DatasetKeeper(Answers({"zfs get": (0, f"{tmp_path}\n", "")}), [], rehearsal=False)
-    step = plan_dataset.Step("own", "p/a", "", plan_dataset.OwnData("p/a", None, None, 0o750))
+    keeper = apply.DatasetKeeper(Answers({"zfs get": (0, f"p/a\t{tmp_path}\n", "")}), [], rehearsal=False)
+    step = Step("own", "p/a", "", draft.Own("p/a", None, None, 0o750))
     with pytest.raises(StackError, match=f"p/a is not mounted on {tmp_path}"):
         keeper.do(step)
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
@@ -301,10 +310,11 @@ def test_a_directory_gets_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_volume_whose_device_does_not_come(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="did not appear within 0 s: try `udevadm trigger`"):
-        apply_dataset.await_link(str(tmp_path / "missing"), patience=0)
+        apply.await_link(str(tmp_path / "missing"), patience=0)
 
 
 def test_owners_are_looked_up_by_name_or_number() -> None:
-    owners = apply_dataset.owners_of(declare({"name": "p/a", "mountpoint_owner": "root", "mountpoint_group": "4711"}))
-    assert (owners.users, owners.groups) == ({"root": 0}, {"4711": 4711})
-    assert apply_dataset.owners_of(declare({"name": "p/a", "mountpoint_owner": "no-such-user"})).users == {}
+    names = {"userquota@root": "1G", "groupquota@4712": "1G", "userquota@no-such-user": "1G"}
+    wanted = [{"name": "p/a", "mountpoint_owner": "no-such-user", "mountpoint_group": "4711", "properties": names}]
+    host = read.read_host(declare.declare_datasets(wanted))
+    assert (host.users, host.groups) == ({"root": 0}, {"4711": 4711, "4712": 4712})

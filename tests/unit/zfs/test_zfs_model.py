@@ -103,31 +103,3 @@ def test_kinds_have_one_form(kind: str, plain: str) -> None:
 
 def test_a_stripe_is_a_group_a_device() -> None:
     assert [vdev.devices for vdev in pool(type="stripe").vdevs] == [("/dev/a",), ("/dev/b",)]
-
-
-BAD_DATASETS = [
-    ({"name": "/llm"}, "The dataset name '/llm' is not one ZFS accepts"),
-    ({"name": "llm/a@b"}, "The dataset name 'llm/a@b' is not one ZFS accepts"),
-    ({"type": "volume"}, "Volume llm/a needs a volsize like 100G, not nothing"),
-    ({"type": "volume", "volsize": "big"}, "Volume llm/a needs a volsize like 100G, not big"),
-    ({"volsize": "1G"}, "File system llm/a has a volsize: give it type volume"),
-    ({"type": "volume", "volsize": "1G", "mountpoint_owner": "root"}, "Volume llm/a has no mountpoint"),
-    ({"mountpoint_mode": "rwx"}, "mountpoint_mode 'rwx' is not an octal mode: write it quoted"),
-    ({"mountpoint_mode": "488"}, "mountpoint_mode '488' is not an octal mode"),
-    ({"properties": {"a b": "1"}}, "'a b' is not the name of a ZFS property"),
-    ({"properties": {"quota": [1]}}, "The property quota has the value [1]: give it one line of text"),
-    ({"properties": {"encryption": True, "keyformat": "passphrase"}}, "keylocation=prompt would wait for a person"),
-    ({"properties": {"keylocation": "prompt"}}, "keylocation=prompt would wait for a person"),
-]
-
-
-@pytest.mark.parametrize(("change", "text"), BAD_DATASETS)
-def test_bad_datasets(change: dict[str, Any], text: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        model.declare_dataset({"name": "llm/a", **change})
-    assert text in str(caught.value)
-
-
-def test_volsize_may_stand_among_the_properties() -> None:
-    dataset = model.declare_dataset({"name": "llm/a", "type": "volume", "properties": {"volsize": "1G"}})
-    assert (dataset.volsize, dict(dataset.properties)) == (1 << 30, {})

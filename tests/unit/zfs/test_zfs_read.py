@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, CommandFailed
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs import read
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -101,29 +100,6 @@ def test_what_xattr_on_means_depends_on_the_version(tmp_path: Path, version: str
     (tmp_path / "version").write_text(version + "\n")
     assert read.xattr_style(str(tmp_path / "version")) == style
     assert read.parse_get("a\txattr\ton\tdefault\n", xattr=style)["a"]["xattr"].text == style
-
-
-def test_missing_datasets_are_no_error() -> None:
-    runner = Answers({"zfs get": (1, "a\ttype\tfilesystem\t-\n", "cannot open 'a/b': dataset does not exist\n")})
-    assert list(read.read_datasets(runner, ["a", "a/b"], ["atime"])) == ["a"]
-    assert runner.count == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "text"),
-    [
-        (
-            (2, "", "bad property list: invalid property 'recordsiz'\nusage: ..."),
-            BadInput,
-            "ZFS on this host knows no property 'recordsiz': correct its name under properties.",
-        ),
-        ((1, "", "cannot open 'a': I/O error\n"), CommandFailed, "I/O error"),
-        ((1, "", "The ZFS modules cannot be auto-loaded.\n"), read.NoZfsError, "The ZFS kernel module cannot be loaded"),
-    ],
-)
-def test_what_zfs_get_may_say(answer: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text.replace("(", r"\(")):
-        read.read_datasets(Answers({"zfs get": answer}), ["a"], ["recordsiz"])
 
 
 def test_zfs_not_installed() -> None:

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import time
 from pathlib import Path
 from typing import Any, Sequence
 
-from .._errors import StackError
-from .._plan import Plan, Step
-from .._run import Runner
-from .model import Dataset, FoundDataset
-from .plan_dataset import CreateData, MountData, OwnData, Owners, SetData, lineage, plan_datasets
-from .read import NoZfsError, read_datasets
+from ..._errors import CommandFailed, StackError
+from ..._plan import Plan, Step
+from ..._run import Runner
+from ..read import NoZfsError
+from .draft import Own, Run
+from .model import Current, Dataset
+from .plan import plan_datasets
+from .read import read_current, read_host
 
 # udev makes the link of a new volume in its own time.
 _LINK_PATIENCE = 60.0
@@ -33,40 +33,44 @@ class DatasetKeeper:
         self._runner = runner
         self._wanted = wanted
         self._rehearsal = rehearsal
+        self._owned: list[str] = []
+        self._mountpoints: dict[str, str] = {}
 
     def plan(self) -> Plan:
-        """Read what there is and plan: one process, whatever the number of datasets."""
-        names = lineage([each.name for each in self._wanted])
-        properties = [what for each in self._wanted for what in each.properties]
-        found: dict[str, FoundDataset] = {}
+        """Read what there is and plan."""
+        current = Current()
         warnings: tuple[str, ...] = ()
         try:
-            found = read_datasets(self._runner, names, properties) if names else {}
+            current = read_current(self._runner, self._wanted)
         except NoZfsError as error:
             if not self._rehearsal:
                 raise
             warnings = (str(error),)
-        plan = plan_datasets(self._wanted, found, owners_of(self._wanted), rehearsal=self._rehearsal)
+        plan = plan_datasets(self._wanted, current, read_host(self._wanted), rehearsal=self._rehearsal)
+        self._owned = [step.data.name for step in plan.steps if isinstance(step.data, Own)]
         return Plan(plan.steps, plan.refusals, (*warnings, *plan.warnings), plan.before, plan.after)
 
     def do(self, step: Step) -> None:
         """Take one step."""
         data = step.data
-        if isinstance(data, CreateData):
-            self._runner.run(data.argv)
-            if data.link:
-                await_link(data.link)
-        elif isinstance(data, SetData):
-            self._runner.run(["zfs", "set", *(f"{what}={value}" for what, value in data.changes), *data.names])
-        elif isinstance(data, MountData):
-            self._runner.run(["zfs", "mount", data.name])
-        elif isinstance(data, OwnData):
+        if isinstance(data, Run):
+            self._run(data)
+        elif isinstance(data, Own):
             self._own(data)
         else:
             raise StackError(f"The step {step.action} of {step.target} has no way to be carried out; please report this.")
 
-    def _own(self, data: OwnData) -> None:
-        path = self._runner.run(["zfs", "get", "-H", "-o", "value", "mountpoint", data.name]).stdout.strip()
+    def _run(self, data: Run) -> None:
+        try:
+            self._runner.run(data.argv, stdin=data.stdin)
+        except CommandFailed as error:
+            if not data.done or data.done not in error.stderr:
+                raise
+        if data.link:
+            await_link(data.link)
+
+    def _own(self, data: Own) -> None:
+        path = self._mountpoint(data.name)
         if not os.path.ismount(path):
             raise StackError(f"{data.name} is not mounted on {path}: see `zfs mount {data.name}`")
         try:
@@ -76,9 +80,17 @@ class DatasetKeeper:
         except OSError as error:
             raise StackError(f"the directory {path} cannot be changed: {error.strerror}") from error
 
+    def _mountpoint(self, name: str) -> str:
+        """Where it is mounted by now; the first time, all that are about to be changed are asked for together."""
+        if name not in self._mountpoints:
+            names = dict.fromkeys([name, *self._owned])
+            text = self._runner.run(["zfs", "get", "-H", "-o", "name,value", "mountpoint", *names]).stdout
+            self._mountpoints.update((each, path) for each, _tab, path in (line.partition("\t") for line in text.splitlines()))
+        return self._mountpoints.get(name, "-")
+
     def report(self) -> dict[str, Any]:
         """The declared datasets."""
-        return {"datasets": [describe(each) for each in self._wanted], "processes": self._runner.count}
+        return {"datasets": [describe(each) for each in self._wanted if each.present], "processes": self._runner.count}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -87,27 +99,6 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     if dataset.kind == "volume":
         shown.update(volsize=dataset.volsize, device=f"/dev/zvol/{dataset.name}")
     return shown
-
-
-def owners_of(wanted: Sequence[Dataset]) -> Owners:
-    """Numbers of the users and groups the list names, where the host knows them."""
-    users: dict[str, int] = {}
-    groups: dict[str, int] = {}
-    for each in wanted:
-        if each.owner:
-            users.update(_number(each.owner, pwd.getpwnam, "pw_uid"))
-        if each.group:
-            groups.update(_number(each.group, grp.getgrnam, "gr_gid"))
-    return Owners(users, groups)
-
-
-def _number(name: str, look_up: Any, field: str) -> dict[str, int]:
-    if name.isdigit():
-        return {name: int(name)}
-    try:
-        return {name: int(getattr(look_up(name), field))}
-    except KeyError:
-        return {}
 
 
 def await_link(path: str, *, patience: float = _LINK_PATIENCE) -> None:
