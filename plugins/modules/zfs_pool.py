@@ -14,7 +14,8 @@ description:
   - Creates a pool, imports one that was exported, and brings the vdevs and properties of one that exists to what is declared. Each
     difference is one command, or is refused with its reason.
   - A device is compared by what its path leads to, so a pool declared by C(/dev/disk/by-id) paths, kernel names, whole disks, partitions
-    or multipath devices is left alone as long as it holds these devices. A failed disk counts as the device it was.
+    or multipath devices is left alone as long as it holds these devices. A failed disk counts as the device it was, until a blank one is
+    found in its place.
   - A declared device that is not in the pool is attached to its mirror or raidz, takes the place of the one that is no longer declared, or
     comes with a new vdev. What is in the pool and not declared is never taken out, unless O(allow_remove) names it.
   - A degraded or resilvering pool, a spare in use and a device that is offline are reported in RV(pool) and are no difference.

@@ -180,6 +180,15 @@ def test_poor_health_is_told_and_is_no_difference(storage: Storage, pool: str) -
     assert scrubbed["pool"]["activity"]["scrub"] == {"state": "finished", "percent": 100.0}
 
 
+def test_a_blank_disk_in_the_place_of_a_lost_one_replaces_it(storage: Storage, pool: str) -> None:
+    lost = disk("b")
+    storage.on(f"zpool export {POOL} && rm {lost} && zpool import -d {FOLDER} {POOL}")
+    assert (storage.keep(vdevs=FIRST)["changed"], storage.keep(vdevs=FIRST)["pool"]["health"]) == (False, "DEGRADED")
+    storage.on(f"truncate -s 128M {lost}")
+    (sentence,) = storage.settle(vdevs=FIRST)
+    assert sentence.endswith(f"/{lost} by {lost} in mirror-0 of pool {POOL}")
+
+
 KILLED = [
     {"vdevs": [mirror("a", "b", "f"), mirror("c", "d", "g", **{"class": "special"}), mirror("e", "h", **{"class": "log"})]},
     {"vdevs": [mirror("a", "f"), mirror("c", "g", **{"class": "special"}), single("log", "e")], "properties": {"autotrim": True}},

@@ -60,6 +60,7 @@ def plan_found(
     sector: int = 512,
     logical: int = 512,
     host: Any = None,
+    there: Any = None,
     **options: Any,
 ) -> Any:
     """The plan for a recorded pool; devices that are not in it are blank disks."""
@@ -67,7 +68,7 @@ def plan_found(
     want, guards = declare.declare_pool(given), declare.declare_guards(given, rehearsal=False)
     have = replace(status(recording)[name], properties={**FOUND, **FEATURES, **(found or {})})
     view = scene.Scene(want, have, guards, IDENTITY, ashifts=ashifts or {})
-    view = replace(view, candidates={path: blank(path, sector=sector, logical=logical) for path in view.arrivals})
+    view = replace(view, candidates={path: blank(path, sector=sector, logical=logical) for path in view.arrivals} | (there or {}))
     return plan.plan_existing(view, host or Host())
 
 
@@ -338,6 +339,21 @@ def test_what_is_added_gets_the_sectors_that_the_pool_has() -> None:
 def test_a_lost_disk_is_replaced_by_its_guid() -> None:
     vdevs = [{"type": "mirror", "devices": ["/var/tmp/h1/e", "/dev/x"]}, TANK[1]]
     assert commands(plan_found(vdevs, "lost_disk-2.3.9.txt", "tank")) == ["zpool replace tank 8650879329510384377 /dev/x"]
+
+
+def test_a_blank_disk_in_the_place_of_a_lost_one_replaces_it() -> None:
+    lost = "/var/tmp/h1/f"
+    planned = plan_found(TANK, "lost_disk-2.3.9.txt", "tank", there={lost: blank(lost)})
+    assert commands(planned) == [f"zpool replace tank 8650879329510384377 {lost}"]
+    back = plan_found(TANK, "lost_disk-2.3.9.txt", "tank", there={lost: blank(lost, contents=("it carries a ZFS pool named tank",))})
+    assert commands(back) == []
+    assert (
+        "is lost to the pool, and in its place there is a device: it carries a ZFS pool named tank. If it is a new one, add"
+        in back.warnings[0]
+    )
+    dirty = plan_found(TANK, "lost_disk-2.3.9.txt", "tank", wipe=[lost], there={lost: blank(lost, contents=("it carries ext4",))})
+    assert [step.action for step in dirty.steps] == ["wipe", "replace"]
+    assert commands(plan_found(TANK, "lost_disk-2.3.9.txt", "tank", there={lost: blank(lost, kind="missing")})) == []
 
 
 def test_a_third_disk_waits_for_a_replacement_under_way() -> None:

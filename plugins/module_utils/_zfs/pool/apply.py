@@ -12,20 +12,20 @@ from typing import Any, Mapping, Sequence
 
 from ..._disk.identity import declared_aliases, member_aliases
 from ..._disk.probe import BlockDevice, clear, contents, probe, uses
-from ..._errors import BadInput, CommandFailed, StackError
+from ..._errors import CommandFailed, StackError
 from ..._plan import Plan, Step
 from ..._run import Runner
 from ..read import NoZfsError
 from ..values import same
 from .advise import Host
 from .devices import Candidate
-from .draft import Command, SettleData, WipeData
+from .draft import Command, Draft, SettleData, WipeData
 from .facts import names_of, read_datasets_of, read_devices, read_host, read_usage
 from .life import find_importable
 from .match import Identity
 from .model import FoundPool, Guards, Importable, Pool
 from .plan import plan_absent, plan_existing, plan_import, plan_new
-from .properties import unknown, why_not
+from .properties import plan_properties
 from .read import allowed_features, read_ashifts, read_importable, read_pools, read_properties, search_places
 from .report import describe
 from .scene import Scene
@@ -85,7 +85,7 @@ class PoolKeeper:
 
     def _look_closer(self, scene: Scene, pools: Mapping[str, FoundPool]) -> Scene:
         """Look at what would come into the pool; nothing is asked when nothing would."""
-        arriving = scene.arrivals
+        arriving = (*scene.arrivals, *(device for _group, _leaf, device in scene.vacancies if Path(device).exists()))
         drifted = not same("ashift", self._want.properties.get("ashift", "0"), scene.have.properties.get("ashift", "0"))
         if not arriving and not ("ashift" in self._want.properties and drifted):
             return scene
@@ -141,7 +141,7 @@ class PoolKeeper:
         elif isinstance(data, Command):
             self._take(data) if data.takes else self._runner.run(data.argv)
         elif isinstance(data, SettleData):
-            self._settle(data)
+            self._settle()
         else:
             raise StackError(f"The step {step.action} of {step.target} has no way to be carried out; please report this.")
 
@@ -185,7 +185,8 @@ class PoolKeeper:
         pool = read_pools(self._runner).get(self._want.name)
         if pool is None:
             return False
-        return any(self._identity.find(pool.groups, path) for path in data.takes)
+        places = [self._identity.find(pool.groups, path) for path in data.takes]
+        return any(place is not None and place[2].state != "UNAVAIL" for place in places)
 
     def _blank_again(self, paths: Sequence[str]) -> None:
         """Remove what a failed command wrote: every device was blank just before it."""
@@ -193,18 +194,17 @@ class PoolKeeper:
             if device.exists and contents(self._runner, device):
                 clear(self._runner, device)
 
-    def _settle(self, data: SettleData) -> None:
+    def _settle(self) -> None:
+        """Plan the properties that could not be read before, and set those that differ."""
         name = self._want.name
-        found = read_properties(self._runner, name)
-        for what, value in data.changes:
-            if what not in found and ":" not in what:
-                raise BadInput(unknown(name, what, found))
-            if same(what, value, found.get(what, "-")):
-                continue
-            reason = why_not(name, what, value, found.get(what, "-"))
-            if reason:
-                raise StackError(reason)
-            self._runner.run(["zpool", "set", f"{what}={value}", name])
+        have = replace(read_pools(self._runner)[name], properties=read_properties(self._runner, name))
+        ashifts = read_ashifts(self._runner, name) if "ashift" in self._want.properties else {}
+        draft = Draft(name)
+        plan_properties(draft, Scene(self._want, have, self._guards, self._identity, ashifts=ashifts))
+        if draft.reasons:
+            raise StackError(" ".join(draft.reasons))
+        for step in draft.steps:
+            self._runner.run(step.data.argv)
 
     def report(self) -> dict[str, Any]:
         """The pool as it is now; none where it does not exist."""

@@ -54,9 +54,7 @@ class WipeData:
 
 @dataclass(frozen=True)
 class SettleData:
-    """Properties of a pool that could not be read when the plan was made: those that differ are set."""
-
-    changes: tuple[tuple[str, str], ...]
+    """The properties of a pool that could not be read when the plan was made: they are planned when they can be."""
 
 
 class Draft:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .devices import judge, uneven
 from .draft import Command, Draft
 from .match import named
-from .members import plan_members, promoted
+from .members import fill_vacancies, plan_members, promoted
 from .model import VITAL, Group, Vdev
 from .scene import Scene, weaker
 
@@ -23,6 +23,7 @@ def plan_layout(draft: Draft, scene: Scene) -> None:
     judge(draft, scene.arrivals, scene.candidates, scene.guards)
     for vdev, group in pairing.matched:
         plan_members(draft, scene, vdev, group)
+    fill_vacancies(draft, scene)
     for vdev in pairing.missing:
         _add(draft, scene, vdev)
     for group in pairing.undeclared:

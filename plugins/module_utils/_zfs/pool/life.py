@@ -51,9 +51,8 @@ def plan_import_step(draft: Draft, want: Pool, found: Importable, places: Sequen
     draft.step("import", want.name, f"Import pool {want.name} (GUID {found.guid}){told}", Command(argv))
     draft.differ("imported", False, True)
     if want.properties:
-        changes = tuple(want.properties.items())
-        told = ", ".join(f"{name}={value}" for name, value in changes)
-        draft.step("set", want.name, f"Set {told} on pool {want.name}, where it differs after the import", SettleData(changes))
+        told = ", ".join(f"{name}={value}" for name, value in want.properties.items())
+        draft.step("set", want.name, f"Set {told} on pool {want.name}, where it differs after the import", SettleData())
 
 
 def plan_destroy(draft: Draft, have: FoundPool, guards: Guards) -> None:

@@ -111,3 +111,15 @@ def arrivals(want: Pool, pairing: Pairing, identity: Identity) -> tuple[str, ...
         if not any(identity.holds(member, device) for member in group.members)
     ]
     return (*absent, *(device for vdev in pairing.missing for device in vdev.devices))
+
+
+def vacancies(pairing: Pairing, identity: Identity) -> tuple[tuple[Group, Leaf, str], ...]:
+    """Places whose device is gone, with the path that is declared for it: another disk may be there by now."""
+    return tuple(
+        (group, member.leaves[0], device)
+        for vdev, group in pairing.matched
+        for member in group.members
+        if len(member.leaves) == 1 and member.leaves[0].state == "UNAVAIL"
+        for device in vdev.devices
+        if identity.is_leaf(device, member.leaves[0])
+    )

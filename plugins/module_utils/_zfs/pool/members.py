@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .devices import judge
 from .draft import Command, Draft
 from .match import named_member
 from .model import VITAL, Group, Member, Vdev
@@ -28,6 +29,25 @@ def plan_members(draft: Draft, scene: Scene, vdev: Vdev, group: Group) -> None:
     for member in extra[count:]:
         _detach(draft, scene, vdev, group, member)
     _promote(draft, scene, vdev, group)
+
+
+def fill_vacancies(draft: Draft, scene: Scene) -> None:
+    """Replace a lost disk by the blank one that is in its place now, as a path by slot shows it.
+
+    One that carries anything is left alone: it may be the lost disk itself, that has come back.
+    """
+    for group, leaf, device in scene.vacancies:
+        candidate = scene.candidates.get(device)
+        if candidate is None or not candidate.device.exists:
+            continue
+        if candidate.contents and candidate.device.real not in scene.guards.wipe:
+            draft.warn(
+                f"Pool {scene.want.name}: {device} of {group.name} is lost to the pool, and in its place there is a device:"
+                f" {'; '.join(candidate.contents)}. If it is a new one, add {device} to wipe; else see `zpool status {scene.want.name}`."
+            )
+            continue
+        judge(draft, [device], scene.candidates, scene.guards)
+        _replace(draft, scene, group, Member((leaf,), leaf.state), device)
 
 
 def _cannot_become(pool: str, vdev: Vdev, group: Group) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Mapping
 
 from .devices import Candidates
-from .match import Identity, Pairing, arrivals, pair
-from .model import VITAL, FoundPool, Group, Guards, Pool, Vdev
+from .match import Identity, Pairing, arrivals, pair, vacancies
+from .model import VITAL, FoundPool, Group, Guards, Leaf, Pool, Vdev
 from .read import ashift_of
 
 
@@ -18,7 +18,7 @@ from .read import ashift_of
 class Scene:
     """One declared pool, what was found of it, and what is known of the devices that would come into it.
 
-    :param candidates: the devices of :attr:`arrivals`, looked at; they may be missing until :attr:`arrivals` is known.
+    :param candidates: the devices of :attr:`arrivals` and :attr:`vacancies`, looked at; none while these are not known.
     :param ashifts: sector sizes of the vdevs as powers of two, as :func:`read.read_ashifts` gives them.
     """
 
@@ -43,6 +43,11 @@ class Scene:
     def arrivals(self) -> tuple[str, ...]:
         """Declared devices that are not in the pool."""
         return arrivals(self.want, self.pairing, self.identity)
+
+    @property
+    def vacancies(self) -> tuple[tuple[Group, Leaf, str], ...]:
+        """Places of lost devices, with what is declared for them."""
+        return vacancies(self.pairing, self.identity)
 
     def ashift(self, group: Group) -> int | None:
         """Sector size of a vdev, as a power of two."""

@@ -20,7 +20,7 @@ _PROGRESS = {"COMPLETE": "done", "ACTIVE": "running"}
 
 def parse_status_json(text: str) -> dict[str, FoundPool]:
     """Read the output of ``zpool status -P -j``, with or without ``--json-int``."""
-    return {name: _pool(name, raw) for name, raw in (json.loads(text).get("pools") or {}).items()}
+    return {name: _pool(name, raw) for name, raw in (json.loads(text or "{}").get("pools") or {}).items()}
 
 
 def _pool(name: str, raw: Mapping[str, Any]) -> FoundPool:
