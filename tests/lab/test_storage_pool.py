@@ -57,6 +57,7 @@ def program() -> str:
     ansible = Path(subprocess.run([str(python()), "-c", find], capture_output=True, text=True, check=True).stdout.strip())
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("ansible/__init__.py"))
         for source, name in (
             (REPO / "plugins", "ansible_collections/selfhosted/llm_stack/plugins"),
             (ansible / "module_utils", "ansible/module_utils"),
