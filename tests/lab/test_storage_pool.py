@@ -119,7 +119,8 @@ def storage(lab: Lab) -> Iterator[Storage]:
     machine = Storage(lab)
     machine.on(f"rm -rf {FOLDER} && mkdir -p {FOLDER}/program && base64 -d | tar xz -C {FOLDER}/program", stdin=program())
     machine.on("cat > /usr/local/sbin/zpool && chmod 755 /usr/local/sbin/zpool", stdin=KILLER)
-    machine.on(f"for letter in a b c d e f g h i j k l; do truncate -s 128M {FOLDER}/$letter; done")
+    # ZFS keeps 128 MiB free when it removes a vdev: what stays must have more than that.
+    machine.on(f"for letter in a b c d e f g h i j k l; do truncate -s 512M {FOLDER}/$letter; done")
     yield machine
     machine.on(f"rm -f /usr/local/sbin/zpool; zpool destroy -f {POOL} 2>/dev/null; rm -rf {FOLDER}", check=False)
 
@@ -134,7 +135,7 @@ def pool(storage: Storage) -> Iterator[str]:
     yield str(result["pool"]["guid"])
     assert storage.data() == before
     storage.on(
-        f"zpool destroy -f {POOL}; for letter in a b c d e f g h i j k l; do rm {FOLDER}/$letter; truncate -s 128M {FOLDER}/$letter; done"
+        f"zpool destroy -f {POOL}; for letter in a b c d e f g h i j k l; do rm {FOLDER}/$letter; truncate -s 512M {FOLDER}/$letter; done"
     )
 
 
@@ -185,7 +186,7 @@ def test_a_blank_disk_in_the_place_of_a_lost_one_replaces_it(storage: Storage, p
     lost = disk("b")
     storage.on(f"zpool export {POOL} && rm {lost} && zpool import -d {FOLDER} {POOL}")
     assert (storage.keep(vdevs=FIRST)["changed"], storage.keep(vdevs=FIRST)["pool"]["health"]) == (False, "DEGRADED")
-    storage.on(f"truncate -s 128M {lost}")
+    storage.on(f"truncate -s 512M {lost}")
     (sentence,) = storage.settle(vdevs=FIRST)
     assert sentence.endswith(f"/{lost} by {lost} in mirror-0 of pool {POOL}")
 
