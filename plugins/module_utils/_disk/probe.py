@@ -28,6 +28,7 @@ class BlockDevice:
     :param kind: ``disk``, ``part``, ``lvm``, ``loop``..., ``file``, ``missing``, or ``other`` for what can hold no data.
     :param size: bytes.
     :param sector: bytes of a physical sector.
+    :param logical: bytes of the smallest write it takes.
     :param parent: real path of the disk a partition belongs to; empty for anything else.
     :param partitions: real paths of its partitions.
     :param holders: real paths of what is stacked on it or its partitions: LVM, RAID, dm-crypt, multipath.
@@ -46,6 +47,7 @@ class BlockDevice:
     holders: tuple[str, ...] = ()
     mountpoints: tuple[str, ...] = ()
     busy: bool = False
+    logical: int = 512
 
     @property
     def exists(self) -> bool:
@@ -64,6 +66,7 @@ class Row:
     read_only: bool
     parents: tuple[str, ...]
     mountpoints: tuple[str, ...]
+    logical: int = 512
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def parse_lsblk(text: str) -> dict[str, Row]:
             read_only=str(raw.get("ro")).lower() in {"true", "1"},
             parents=known + parent,
             mountpoints=tuple(mount for mount in raw.get("mountpoints") or () if mount),
+            logical=int(raw.get("log-sec") or 512),
         )
     return rows
 
@@ -146,6 +150,7 @@ def describe_row(path: str, row: Row, rows: dict[str, Row], *, is_held: bool) ->
         holders=tuple(other.real for other in above if other.real not in partitions),
         mountpoints=tuple(dict.fromkeys(mounts)),
         busy=is_held,
+        logical=row.logical,
     )
 
 

@@ -203,3 +203,31 @@ def test_links_lead_to_one_identity(tmp_path: Path) -> None:
 
 def test_parent_disk(sysfs: str) -> None:
     assert [identity.parent_disk(real, sysfs=sysfs) for real in ("/dev/vdb2", "/dev/vdb", "/srv/file")] == ["/dev/vdb", "", ""]
+
+
+@pytest.fixture
+def multipath(tmp_path: Path) -> str:
+    """Two paths (sdx, sdy) below one multipath device (dm-3) that ZFS was given whole: dm-4 is its first partition."""
+    block = tmp_path / "class" / "block"
+    uuids = {"dm-3": "mpath-3600", "dm-4": "part1-mpath-3600", "dm-5": "part9-mpath-3600", "dm-6": "LVM-x", "dm-7": "part2-mpath-3600"}
+    below = {"dm-3": ["sdx", "sdy"], "dm-4": ["dm-3"], "dm-5": ["dm-3"], "dm-6": ["sdz"], "dm-7": ["dm-3"]}
+    for name, slaves in below.items():
+        (block / name / "dm").mkdir(parents=True)
+        (block / name / "dm" / "uuid").write_text(uuids[name] + "\n")
+        for slave in slaves:
+            (block / slave / "holders" / name).mkdir(parents=True)
+            (block / name / "slaves" / slave).mkdir(parents=True)
+    return str(block)
+
+
+def test_a_path_means_the_multipath_device_above_it(multipath: str) -> None:
+    assert "/dev/dm-3" in identity.declared_aliases("/dev/sdx", sysfs=multipath)
+    assert identity.declared_aliases("/dev/sdz", sysfs=multipath) == {"/dev/sdz"}
+    assert "/dev/dm-3" in identity.member_aliases("/dev/sdy", sysfs=multipath)
+
+
+def test_the_first_partition_of_a_multipath_device_is_the_device_if_zfs_was_given_it(multipath: str) -> None:
+    assert "/dev/dm-3" in identity.member_aliases("/dev/dm-4", sysfs=multipath)
+    assert "/dev/dm-3" not in identity.member_aliases("/dev/dm-7", sysfs=multipath)
+    assert identity.parent_disk("/dev/dm-4", sysfs=multipath) == "/dev/dm-3"
+    assert identity.parent_disk("/dev/dm-6", sysfs=multipath) == ""

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs import model, values
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs import values
 
 SAME = [
     ("recordsize", "1M", "1048576"),
@@ -67,39 +66,3 @@ def test_yaml_values(value: Any, text: str) -> None:
 @pytest.mark.parametrize(("size", "text"), [(100 << 30, "100 GiB"), (1536 << 20, "1536 MiB"), (1000, "1000 bytes"), (0, "0 bytes")])
 def test_sizes_for_people(size: int, text: str) -> None:
     assert values.show_size(size) == text
-
-
-def pool(name: str = "llm", **vdev: Any) -> Any:
-    entry = {"type": "mirror", "devices": ["/dev/a", "/dev/b"], **vdev}
-    return model.declare_pool(name, vdevs=[entry], properties={}, filesystem_properties={})
-
-
-BAD_POOLS = [
-    ({"name": "1st"}, "The pool name '1st' is not one ZFS accepts"),
-    ({"name": "mirrored"}, "The pool name 'mirrored' is not one ZFS accepts"),
-    ({"class": "special"}, "Pool llm has no data vdev"),
-    ({"class": "slog"}, "the class 'slog' is not one of data, special, dedup, log, cache, spare"),
-    ({"type": "raid5"}, "the type 'raid5' is not one of stripe, mirror, raidz1"),
-    ({"devices": []}, "names no devices"),
-    ({"devices": ["/dev/a"]}, "a mirror takes at least 2 devices, 1 given: /dev/a"),
-    ({"devices": ["/dev/a", "/dev/a"]}, "/dev/a is listed twice under vdevs"),
-    ({"devices": ["sda", "sdb"]}, "'sda' is not an absolute path: name devices like /dev/disk/by-id/"),
-    ({"class": "cache"}, "a cache vdev has no redundancy of its own: leave out the type mirror"),
-]
-
-
-@pytest.mark.parametrize(("change", "text"), BAD_POOLS)
-def test_bad_pools(change: dict[str, Any], text: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        pool(**change)
-    assert text in str(caught.value)
-
-
-@pytest.mark.parametrize(("kind", "plain"), [("raidz", "raidz1"), ("draid:2d:5c", "draid1:2d:5c"), ("raidz2", "raidz2")])
-def test_kinds_have_one_form(kind: str, plain: str) -> None:
-    devices = [f"/dev/{letter}" for letter in "abcde"]
-    assert pool(type=kind, devices=devices).vdevs[0].kind == plain
-
-
-def test_a_stripe_is_a_group_a_device() -> None:
-    assert [vdev.devices for vdev in pool(type="stripe").vdevs] == [("/dev/a",), ("/dev/b",)]
