@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
+from iscsi import iscsi_noop
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
@@ -62,4 +63,4 @@ def _unchanged(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report([site_noop, cloud_states, cloud_fleet_restore]))
+    sys.exit(report([site_noop, cloud_states, cloud_fleet_restore, iscsi_noop]))
