@@ -314,7 +314,7 @@ class Session:
     def read(self, wanted: Wanted, root: Any) -> State:
         paths = dict.fromkeys(lun.device for target in wanted.targets for lun in target.luns)
         return read_state(
-            read_dump(self.rtslib, root),
+            read_dump(self.rtslib, root, check_mode=self.module.check_mode),
             saved=read_saved(self.save_file),
             devices=[read_device(path) for path in paths],
             sessions=read_sessions(self.rtslib, root, [target.wwn for target in wanted.targets]),

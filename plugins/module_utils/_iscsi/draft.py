@@ -78,9 +78,12 @@ class Draft:
         return made or (found if found and found.key not in self.gone else None)
 
     def previous(self, key: StoreKey) -> Backstore | None:
-        """What a backstore was, in the kernel or, where an interrupted run or a failed boot left it out, in the saved file."""
+        """What a backstore was, in the kernel or, where an interrupted run or a failed boot left it out, in the saved file.
+
+        One without a serial was never finished: the kernel gets the serial after all else.
+        """
         stores = (*self.state.backstores, *read_backstores(self.state.saved or {}))
-        return next((store for store in stores if store.key == key), None)
+        return next((store for store in stores if store.key == key and store.serial), None)
 
     def users(self, key: StoreKey) -> tuple[tuple[Group, int], ...]:
         """Where a backstore is offered now."""

@@ -160,9 +160,11 @@ def _rebuild(draft: Draft, want: WantedTarget, lun: WantedLun) -> None:
 def _anew(draft: Draft, want: WantedTarget, lun: WantedLun, have: Backstore) -> list[tuple[str, str, str]]:
     """What differs that only a new backstore can have: what is allowed by name, and a file that grows."""
     found = []
+    if not have.serial:
+        found.append(("serial", "none", draft.serial(want, lun)))
     if lun.name in want.allow_remove and not same_device(draft, lun, have):
         found.append(("device", have.device, lun.device))
-    if lun.name in want.allow_remove and lun.serial and lun.serial.lower() != have.serial.lower():
+    if have.serial and lun.name in want.allow_remove and lun.serial and lun.serial.lower() != have.serial.lower():
         found.append(("serial", have.serial, lun.serial))
     if lun.size > have.size:
         found.append(("size", show_size(have.size), show_size(lun.size)))

@@ -9,17 +9,21 @@ import importlib
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any, Iterable
 
 from .._disk.probe import is_busy
 from .._errors import StackError
+from .debris import half_made, sweep
 from .model import Device, Dump, Group
 from .parse import read_backstores, read_targets
 
 CONFIGFS = "/sys/kernel/config/target"
 # Debian and Ubuntu; used where rtslib is not installed yet and cannot be asked.
 DEFAULT_SAVE_FILE = "/etc/rtslib-fb-target/saveconfig.json"
+# Seconds in which the library finishes what it has begun.
+_SETTLED = 1.0
 
 
 def load_rtslib() -> Any:
@@ -60,25 +64,40 @@ def open_root(rtslib: Any, *, save_file: str, check_mode: bool) -> Any:
         ) from error
 
 
-def read_dump(rtslib: Any, root: Any) -> Dump:
+def read_dump(rtslib: Any, root: Any, *, check_mode: bool = False) -> Dump:
     """Return storage objects, targets and discovery. Not RTSRoot.dump(): that one loads all fabric modules to look at discovery.
 
-    :raises StackError: when the configuration changes under the reader.
+    What an interrupted call of the library left half made cannot be read; it holds nothing, and goes unless in check mode.
+
+    :raises StackError: when the configuration cannot be read, such as when it changes under the reader.
     """
     if root is None:
         return {"storage_objects": [], "targets": [], "fabric_modules": []}
     try:
-        fabric = rtslib.FabricModule("iscsi")
-        return {
-            "storage_objects": [item.dump() for item in root.storage_objects],
-            "targets": [target.dump() for target in root.targets],
-            "fabric_modules": [fabric.dump()] if fabric.exists else [],
-        }
+        try:
+            return _dump(rtslib, root)
+        except rtslib.RTSLibError:
+            left = half_made(CONFIGFS)
+            if not left or check_mode:
+                raise
+            # What somebody else is making at this moment is whole by then.
+            time.sleep(_SETTLED)
+            sweep([path for path in half_made(CONFIGFS) if path in left])
+            root.invalidate_caches()
+            return _dump(rtslib, root)
     except (rtslib.RTSLibError, OSError) as error:
-        raise StackError(
-            f"The kernel's iSCSI configuration cannot be read: {error}. Run again when nobody else changes it; where an interrupted "
-            f"command left a LUN without a backstore, remove its empty folder below {CONFIGFS}."
-        ) from error
+        left = half_made(CONFIGFS)
+        advice = f"Run without check mode, which removes {left[0]}, left half made" if left else "Run again when nobody else changes it"
+        raise StackError(f"The kernel's iSCSI configuration cannot be read: {error}. {advice}.") from error
+
+
+def _dump(rtslib: Any, root: Any) -> Dump:
+    fabric = rtslib.FabricModule("iscsi")
+    return {
+        "storage_objects": [item.dump() for item in root.storage_objects],
+        "targets": [target.dump() for target in root.targets],
+        "fabric_modules": [fabric.dump()] if fabric.exists else [],
+    }
 
 
 def read_sessions(rtslib: Any, root: Any, wwns: Iterable[str]) -> dict[Group, tuple[str, ...]]:

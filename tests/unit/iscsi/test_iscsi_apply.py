@@ -309,3 +309,14 @@ def test_the_password_reaches_the_kernel(host: Host) -> None:
     host.run(library, {"targets": [option()]})
     assert library.state["targets"][0]["tpgs"][0]["node_acls"][0]["chap_password"] == PASSWORD
     assert library.state["storage_objects"][0]["dev"] == DEVICE
+
+
+def test_a_backstore_that_was_killed_before_it_had_a_serial_gets_its_own(host: Host) -> None:
+    library = Library()
+    pinned = {"targets": [option(luns=[lun(serial="0123456789abcdef")])]}
+    host.run(library, pinned)
+    killed = Library()
+    killed.state["storage_objects"] = [{**library.state["storage_objects"][0], "wwn": ""}]
+    result = host.run(killed, {"targets": [option()]})
+    assert not result["failed"], result
+    assert [store["wwn"] for store in killed.state["storage_objects"]] == ["0123456789abcdef"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi import parse, read, saved
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi import debris, parse, read, saved
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.model import Chap, Discovery, Group, MappedLun, Portal, StoreKey
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.options import parse_wanted
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.saved import Scope
@@ -250,3 +250,54 @@ def test_a_broken_saved_file_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(StackError, match=sentence):
         read.read_saved(str(path))
     assert read.read_saved(str(tmp_path / "none.json")) is None
+
+
+def half_made(folder: Path) -> list[Path]:
+    """What a kill inside the library leaves, and beside it what is whole."""
+    group = folder / "iscsi" / WWN / "tpgt_1"
+    left = [group / "acls" / INITIATOR / "lun_3", group / "lun" / "lun_3", folder / "core" / "fileio_0" / "disk3"]
+    whole = [group / "acls" / INITIATOR / "lun_0", group / "lun" / "lun_0", folder / "core" / "iblock_1" / "disk0"]
+    for path in [*left, *whole]:
+        path.mkdir(parents=True)
+    for path in whole[:2]:
+        (path / "alias").symlink_to(whole[2])
+    (left[2] / "enable").write_text("0\n", encoding="ascii")
+    (whole[2] / "enable").write_text("1\n", encoding="ascii")
+    return left
+
+
+def test_what_a_kill_left_half_made_is_found_in_the_order_it_has_to_go(tmp_path: Path) -> None:
+    assert debris.half_made(str(tmp_path)) == []
+    left = half_made(tmp_path)
+    assert debris.half_made(str(tmp_path)) == left
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_what_cannot_be_read_is_swept_but_not_in_check_mode(check_mode: bool, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "_SETTLED", 0)
+    left = half_made(host.folder)
+    (left[2] / "enable").unlink()  # only the kernel removes a folder with its files
+    library = Library(DUMP)
+    host.save(DUMP)
+    readable = library.RTSRoot
+
+    class Broken:
+        """A root that cannot be read while the folder is there."""
+
+        invalidate_caches = staticmethod(lambda: None)
+
+        def __getattr__(self, name: str) -> Any:
+            library.require(not left[0].exists(), "Broken LUN in configFS, no storage object")
+            return getattr(readable(), name)
+
+    library.RTSRoot = Broken  # type: ignore[method-assign,assignment]
+    result = host.run(library, {"targets": [option()]}, check_mode=check_mode)
+    assert left[0].exists() is left[1].exists() is check_mode
+    assert result["failed"] is check_mode
+    if check_mode:
+        assert result["msg"] == (
+            "The kernel's iSCSI configuration cannot be read: Broken LUN in configFS, no storage object. Run without check mode, which "
+            f"removes {left[0]}, left half made."
+        )
+    else:
+        assert result["plan"] == []
