@@ -28,14 +28,9 @@ def _create(draft: Draft, want: WantedTarget, lun: WantedLun) -> None:
     if not _usable(draft, want, lun):
         return
     known = draft.previous(lun.key)
-    store = Backstore(
-        lun.plugin,
-        lun.name,
-        lun.device,
-        draft.serial(want, lun),
-        lun.size,
-        {**(known.attributes if known else {}), **lun.attributes},
-    )
+    # What was set by hand stays; the limits of another device would not fit.
+    kept = known.attributes if known and known.device == lun.device else {}
+    store = Backstore(lun.plugin, lun.name, lun.device, draft.serial(want, lun), lun.size, {**kept, **lun.attributes})
     draft.made[store.key] = store
     what = f"{lun.device} ({show_size(lun.size)})" if lun.size else lun.device
     draft.add("create_backstore", lun.name, f"Create backstore {lun.name} on {what} with serial {store.serial}", store)

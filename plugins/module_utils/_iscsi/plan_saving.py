@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Iterator
 
 from .draft import Draft
-from .model import Acl, Tpg
+from .model import Acl, Group, Tpg
 from .parse import read_targets
 from .saved import Scope, drift, merge_saved
 from .wanted import WantedTarget
@@ -39,10 +39,13 @@ def plan_saving(draft: Draft) -> None:
 
 
 def _keep(draft: Draft, want: WantedTarget) -> None:
-    saved = next((tpg for tpg in read_targets(draft.state.saved or {}).get(want.wwn, ()) if tpg.tag == want.tag), None)
-    if saved is None:
-        return
-    lost = list(_lost(want, saved, draft.state.group(want.group) or Tpg(want.tag)))
+    lost = []
+    for saved in read_targets(draft.state.saved or {}).get(want.wwn, ()):
+        group = Group(want.wwn, saved.tag)
+        if saved.tag == want.tag:
+            lost += list(_lost(want, saved, draft.state.group(group) or Tpg(want.tag)))
+        elif not draft.wanted.group(group) and not draft.state.group(group):
+            lost += [name for name in [f"portal group {saved.tag}"] if name not in want.allow_remove]
     if lost:
         draft.refuse(
             draft.guards.save_file,

@@ -437,6 +437,14 @@ def test_another_group_of_a_target_is_reported() -> None:
     assert made.warnings == (f"Target {WWN} also has portal group 5: not declared, left as it is.",)
 
 
+@pytest.mark.parametrize(("allowed", "refusals"), [([], 1), (["portal group 5"], 0)])
+def test_another_group_that_only_the_file_knows_is_not_forgotten(allowed: list[str], refusals: int) -> None:
+    two = [DUMP["targets"][0]["tpgs"][0], {**DUMP["targets"][0]["tpgs"][0], "tag": 5}]
+    made = planned(state(file=altered("targets.0.tpgs", two)), option(allow_remove=allowed))
+    assert len(made.refusals) == refusals
+    assert all("the file also has portal group 5, which neither runs nor is declared" in refusal.reason for refusal in made.refusals)
+
+
 def test_the_target_of_another_entry_is_created_once() -> None:
     made = planned(state(EMPTY, file=None, device=FREE), option(), option(tag=2, portals=["10.77.0.12"]))
     actions = [step.action for step in made.steps]
