@@ -139,6 +139,7 @@ def test_a_target_is_created_closed_first_and_then_nothing_is_to_do(run: Run, th
 DRIFT = [
     (f"echo 0 > {GROUP}/attrib/authentication", f"Set authentication of target {WWN} to 1: it is 0"),
     (f"echo 1 > {GROUP}/attrib/generate_node_acls", f"Set generate_node_acls of target {WWN} to 0: it is 1"),
+    ("true", f"Set cache_dynamic_acls of target {WWN} to 0: it is 1"),  # by the kernel, with the one above
     (f"echo 15 > {GROUP}/attrib/login_timeout", f"Set login_timeout of target {WWN} to 20: it is 15"),
     (f"echo 1 > {GROUP}/param/MaxOutstandingR2T", f"Set MaxOutstandingR2T of target {WWN} to 4: it is 1"),
     (f"echo 15 > {GROUP}/acls/{HOST}/attrib/nopin_timeout", f"Set nopin_timeout of {HOST} at target {WWN} to 20: it is 15"),
