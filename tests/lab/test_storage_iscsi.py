@@ -28,6 +28,8 @@ OTHER = "iqn.2026-01.lab.wiscsi:other"
 PORTAL = "127.0.0.1:3266"
 GROUP = f"/sys/kernel/config/target/iscsi/{WWN}/tpgt_1"
 CORE = "/sys/kernel/config/target/core"
+# sshd listens there. An address of another host would do no harm: the kernel listens on what may come.
+TAKEN = "127.0.0.1:22"
 PASSWORD = "lab-only-chap-secret"
 Run = Callable[..., dict[str, Any]]
 On = Callable[..., str]
@@ -196,7 +198,7 @@ def test_a_session_under_load_survives_all_but_what_it_allows(
     session = log_in(on)
     request.addfinalizer(lambda: on(MACHINE, f"touch {FOLDER}/stop; sleep 2; iscsiadm -m node -T {WWN} --logout", check=False))
     disk = f"/dev/disk/by-path/ip-{PORTAL}-iscsi-{WWN}-lun-0"
-    on(MACHINE, f"rm -f {FOLDER}/stop; udevadm wait --timeout=60 {disk}; cat > {FOLDER}/writer.py", stdin=WRITER)
+    on(MACHINE, f"rm -f {FOLDER}/stop; udevadm wait --timeout=100 {disk} && cat > {FOLDER}/writer.py", stdin=WRITER)
     on(MACHINE, f"systemd-run --quiet --collect --unit=wiscsi-writer python3 {FOLDER}/writer.py {disk}")
     declared = target(luns=[*GROWN, lun(2)], acls=[acl(mapped_luns=[{"lun": index} for index in range(3)])])
     told = run(declared)
@@ -213,7 +215,7 @@ def test_a_session_under_load_survives_all_but_what_it_allows(
     before = state()
     file = on(MACHINE, f"cat {FOLDER}/saveconfig.json")
     refused(run, declared, before, state)
-    failed = run({**declared, "luns": [*declared["luns"], lun(3)], "portals": [PORTAL, "192.0.2.1:3266"]})
+    failed = run({**declared, "luns": [*declared["luns"], lun(3)], "portals": [PORTAL, TAKEN]})
     assert "Everything this run had changed was taken back: all is as it was before." in failed["msg"]
     assert not failed["changed"]
     assert state() == before
@@ -234,7 +236,7 @@ def refused(run: Run, declared: dict[str, Any], before: dict[str, Any], state: C
     }
     for wanted, sentence in (
         (without, "Refusing to remove LUN 0 (wit0)"),
-        ({**declared, "luns": [lun(0, size="32MiB"), *declared["luns"][1:]]}, "Refusing to build LUN 0 (wit0) anew"),
+        ({**declared, "luns": [lun(0, size="32MiB"), *declared["luns"][1:]]}, "Refusing to rebuild LUN 0 (wit0)"),
         ({"wwn": WWN, "state": "absent", "confirm": WWN}, f"Refusing to remove target {WWN}"),
     ):
         told = run(wanted, check=True)
@@ -248,8 +250,11 @@ def log_in(on: On) -> str:
     on(MACHINE, "iscsiadm -m iface -I wiscsi -o new && iscsiadm -m iface -I wiscsi -o update -n iface.initiatorname -v " + HOST)
     node = f"iscsiadm -m node -T {WWN} -p {PORTAL} -I wiscsi"
     on(MACHINE, f"{node} -o new")
-    for name, value in (("authmethod", "CHAP"), ("username", "host"), ("password", PASSWORD)):
-        on(MACHINE, f"{node} -o update -n node.session.auth.{name} -v {value}")
+    chap = {"node.session.auth.authmethod": "CHAP", "node.session.auth.username": "host", "node.session.auth.password": PASSWORD}
+    # An emulated machine that waits for its turn answers no ping in time: that is not what is asked here.
+    patience = {"node.conn[0].timeo.noop_out_interval": "0", "node.session.timeo.replacement_timeout": "600"}
+    settings = {**chap, **patience}
+    on(MACHINE, " && ".join(f"{node} -o update -n '{name}' -v {value}" for name, value in settings.items()))
     on(MACHINE, f"{node} --login")
     return log_in_number(on)
 

@@ -66,7 +66,7 @@ def create_portal(kernel: Kernel, data: tuple[Group, Portal]) -> None:
     try:
         made = kernel.rtslib.NetworkPortal(kernel.group(group), portal.address, portal.port, mode="create")
     except kernel.rtslib.RTSLibError as error:
-        raise StackError(f"{error}; the address must be one of this host's, and the port free") from error
+        raise StackError(f"{error}; the port has to be free on that address") from error
     kernel.undoing(made.delete)
     if portal.iser:
         made.iser = True

@@ -188,7 +188,7 @@ def _may_rebuild(draft: Draft, want: WantedTarget, lun: WantedLun, have: Backsto
             "allow_remove.",
         )
         return False
-    return not draft.disturbs(want, f"build LUN {lun.index} ({lun.name}) anew", lun.name, draft.logged_in(want.group, lun.index))
+    return not draft.disturbs(want, f"rebuild LUN {lun.index} ({lun.name})", lun.name, draft.logged_in(want.group, lun.index))
 
 
 def _strangers(acls: Iterable[Acl], index: int, declared: set[tuple[str, int]]) -> list[str]:

@@ -336,11 +336,11 @@ def test_a_mapping_goes_when_it_is_named() -> None:
 # With the initiator logged in: what is declared, what it would be called, and the name that allows it (none where nothing is lost).
 DISTURBS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "a LUN that goes": (DUMP, option(luns=[], acls=[acl(mapped_luns=[])], allow_remove=["disk0"]), "remove LUN 0 (disk0)", "disk0"),
-    "another device": (DUMP, option(luns=[lun(device="/dev/vdz")], allow_remove=["disk0"]), "build LUN 0 (disk0) anew", "disk0"),
-    "another serial": (DUMP, option(luns=[lun(serial="0" * 16)], allow_remove=["disk0"]), "build LUN 0 (disk0) anew", "disk0"),
-    "a file that grows": (FILE_DUMP, option(luns=[{**FILE, "size": "3GiB"}]), "build LUN 0 (disk0) anew", "disk0"),
+    "another device": (DUMP, option(luns=[lun(device="/dev/vdz")], allow_remove=["disk0"]), "rebuild LUN 0 (disk0)", "disk0"),
+    "another serial": (DUMP, option(luns=[lun(serial="0" * 16)], allow_remove=["disk0"]), "rebuild LUN 0 (disk0)", "disk0"),
+    "a file that grows": (FILE_DUMP, option(luns=[{**FILE, "size": "3GiB"}]), "rebuild LUN 0 (disk0)", "disk0"),
     "an attribute of the disk": (DUMP, option(luns=[lun(attributes={"emulate_tpu": 1})]), "set emulate_tpu of LUN 0 (disk0)", "disk0"),
-    "an attribute fixed while offered": (DUMP, option(luns=[lun(attributes={"block_size": 4096})]), "build LUN 0 (disk0) anew", "disk0"),
+    "an attribute fixed while offered": (DUMP, option(luns=[lun(attributes={"block_size": 4096})]), "rebuild LUN 0 (disk0)", "disk0"),
     "an initiator that goes": (
         DUMP,
         option(acls=[acl(initiator=OTHER)], allow_remove=[INITIATOR]),
