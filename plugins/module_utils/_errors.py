@@ -39,14 +39,18 @@ class StepFailed(StackError):
     :param done: sentences of the steps that took effect.
     :param failed: sentence of the step that did not.
     :param left: sentences of the steps that were not started.
+    :param undone: whether the steps that took effect were taken back.
     """
 
-    def __init__(self, *, done: tuple[str, ...], failed: str, left: tuple[str, ...], cause: Exception) -> None:
-        self.done = done
+    def __init__(self, *, done: tuple[str, ...], failed: str, left: tuple[str, ...], cause: Exception, undone: bool = False) -> None:
+        self.done = () if undone else done
         self.failed = failed
         self.left = left
         parts = [f"{failed} failed: {cause}"]
-        parts.append("Done before it: " + "; ".join(done) if done else "Nothing was changed before it")
+        if undone:
+            parts.append("Everything this run had changed was taken back: all is as it was before")
+        else:
+            parts.append("Done before it: " + "; ".join(done) if done else "Nothing was changed before it")
         if left:
             parts.append("Not started: " + "; ".join(left))
         parts.append("Correct the cause and run again: the next run does the rest")

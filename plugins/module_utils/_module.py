@@ -18,12 +18,14 @@ def conclude(
     *,
     make_plan: Callable[[], Plan],
     do: Callable[[Step], None],
+    undo: Callable[[], None] | None = None,
     report: Callable[[], dict[str, Any]],
 ) -> NoReturn:
     """Plan, carry out unless in check mode, report, and leave the module.
 
     :param make_plan: reads the current state and plans.
     :param do: takes one step.
+    :param undo: takes back what ``do`` did when a step fails, where that can be done.
     :param report: further results, read after the steps were taken.
     """
     plan = Plan()
@@ -32,7 +34,7 @@ def conclude(
         plan = make_plan()
         plan.raise_if_refused()
         if not module.check_mode:
-            plan.carry_out(do)
+            plan.carry_out(do, undo)
             acted = plan.changed
         found = report()
     except StepFailed as error:

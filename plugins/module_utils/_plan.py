@@ -79,20 +79,32 @@ class Plan:
         if self.refusals:
             raise Refused(" ".join(refusal.reason for refusal in self.refusals))
 
-    def carry_out(self, do: Callable[[Step], None]) -> None:
+    def carry_out(self, do: Callable[[Step], None], undo: Callable[[], None] | None = None) -> None:
         """Take the steps in order and stop at the first that fails.
 
         :param do: takes one step.
+        :param undo: takes all back that ``do`` did, where that can be done.
         :raises StepFailed: names the steps done, the one that failed and those not started.
         """
         for position, step in enumerate(self.steps):
             try:
                 do(step)
             except StackError as error:
-                sentences = tuple(self.sentences)
-                raise StepFailed(
-                    done=sentences[:position],
-                    failed=sentences[position],
-                    left=sentences[position + 1 :],
-                    cause=error,
-                ) from error
+                raise self._failed(position, error, undo) from error
+
+    def _failed(self, position: int, cause: StackError, undo: Callable[[], None] | None) -> StepFailed:
+        undone = undo is not None
+        try:
+            if undo is not None:
+                undo()
+        except StackError as error:
+            undone = False
+            cause = StackError(f"{cause}; taking back what was done failed too: {error}")
+        sentences = tuple(self.sentences)
+        return StepFailed(
+            done=sentences[:position],
+            failed=sentences[position],
+            left=sentences[position + 1 :],
+            cause=cause,
+            undone=undone,
+        )

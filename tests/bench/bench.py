@@ -16,6 +16,7 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
+from iscsi import iscsi_noop
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
@@ -67,7 +68,15 @@ def _unchanged(lab: Lab) -> None:
         raise NotTaken(f"a run of site.yml that had nothing to do changed {changes} things")
 
 
-FIGURES: list[Callable[[], Figure]] = [site_noop, swarm_noop, cloud_states, cloud_fleet_restore, zfs_dataset_first, zfs_dataset_noop]
+FIGURES: list[Callable[[], Figure]] = [
+    site_noop,
+    swarm_noop,
+    cloud_states,
+    cloud_fleet_restore,
+    zfs_dataset_first,
+    zfs_dataset_noop,
+    iscsi_noop,
+]
 
 
 def chosen(names: list[str]) -> list[Callable[[], Figure]]:

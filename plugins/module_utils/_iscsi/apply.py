@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Takes the planner's steps through rtslib, in this process."""
+"""Takes the planner's steps through rtslib, in this process, and takes them back when one fails."""
 
 from __future__ import annotations
 
@@ -9,21 +9,49 @@ from typing import Any, Callable, Mapping
 
 from .._errors import StackError
 from .._plan import Step
-from .model import TPG_TAG, Backstore, Chap, MappedLun, Portal
+from . import apply_disks, apply_doors
+from .kernel import Kernel
 from .read import read_dump, read_saved
-from .saved import merge_saved, write_saved
+from .saved import Scope, merge_saved, write_saved
+
+# One function a verb of the plan.
+_VERBS: Mapping[str, Callable[[Kernel, Any], None]] = {
+    "create_target": apply_doors.create_target,
+    "create_tpg": apply_doors.create_tpg,
+    "set_attribute": apply_doors.set_attribute,
+    "set_parameter": apply_doors.set_parameter,
+    "create_portal": apply_doors.create_portal,
+    "set_iser": apply_doors.set_iser,
+    "enable": apply_doors.enable,
+    "close": apply_doors.close,
+    "delete_portal": apply_doors.delete_portal,
+    "delete_tpg": apply_doors.delete_tpg,
+    "delete_target": apply_doors.delete_target,
+    "set_discovery": apply_doors.set_discovery,
+    "create_backstore": apply_disks.create_backstore,
+    "set_store_attribute": apply_disks.set_store_attribute,
+    "create_lun": apply_disks.create_lun,
+    "create_acl": apply_disks.create_acl,
+    "set_node_attribute": apply_disks.set_node_attribute,
+    "set_chap": apply_disks.set_chap,
+    "map_lun": apply_disks.map_lun,
+    "set_write_protect": apply_disks.set_write_protect,
+    "unmap_lun": apply_disks.unmap_lun,
+    "delete_acl": apply_disks.delete_acl,
+    "delete_lun": apply_disks.delete_lun,
+    "delete_backstore": apply_disks.delete_backstore,
+}
 
 
 class Applier:
-    """One method a verb of the plan.
+    """Takes steps, and remembers the way back.
 
     :param rtslib: the library, whose errors become :class:`StackError`.
     :param root: its RTSRoot.
     """
 
     def __init__(self, rtslib: Any, root: Any, *, save_file: str) -> None:
-        self.rtslib = rtslib
-        self.root = root
+        self.kernel = Kernel(rtslib, root)
         self.save_file = save_file
 
     def do(self, step: Step) -> None:
@@ -31,88 +59,25 @@ class Applier:
 
         :raises StackError: when the library or the kernel refuses it.
         """
-        verbs: dict[str, Callable[[Any], None]] = {
-            "create_target": self.create_target,
-            "create_tpg": self.create_tpg,
-            "set_attribute": self.set_attribute,
-            "create_backstore": self.create_backstore,
-            "create_lun": self.create_lun,
-            "create_acl": self.create_acl,
-            "set_chap": self.set_chap,
-            "map_lun": self.map_lun,
-            "set_write_protect": self.set_write_protect,
-            "create_portal": self.create_portal,
-            "enable": self.enable,
-            "save": self.save,
-        }
         try:
-            verbs[step.action](step.data)
-        except (self.rtslib.RTSLibError, OSError) as error:
-            raise StackError(str(error)) from error
+            if step.action == "save":
+                self._save(step.data)
+            else:
+                _VERBS[step.action](self.kernel, step.data)
+        except StackError:
+            raise
+        except Exception as error:  # rtslib lets errors of the kernel, of pyudev and of its own through, and all want the way back
+            raise StackError(str(error) or type(error).__name__) from error
 
-    def tpg(self, wwn: str, mode: str = "lookup") -> Any:
-        target = self.rtslib.Target(self.rtslib.FabricModule("iscsi"), wwn, mode="lookup")
-        return self.rtslib.TPG(target, TPG_TAG, mode=mode)
+    def undo(self) -> None:
+        """Take every step back that this applier took.
 
-    def acl(self, wwn: str, initiator: str) -> Any:
-        return self.rtslib.NodeACL(self.tpg(wwn), initiator, mode="lookup")
+        :raises StackError: with what could not be taken back.
+        """
+        self.kernel.roll_back()
 
-    def create_target(self, wwn: str) -> None:
-        self.rtslib.Target(self.rtslib.FabricModule("iscsi"), wwn, mode="create")
-
-    def create_tpg(self, data: tuple[str, Mapping[str, int]]) -> None:
-        """Create a portal group; the kernel leaves it disabled."""
-        wwn, attributes = data
-        group = self.tpg(wwn, mode="create")
-        present = set(group.list_attributes(writable=True))
-        for name, value in attributes.items():
-            if name in present:
-                group.set_attribute(name, value)
-
-    def set_attribute(self, data: tuple[str, str, int]) -> None:
-        wwn, name, value = data
-        self.tpg(wwn).set_attribute(name, value)
-
-    def create_backstore(self, store: Backstore) -> None:
-        self.rtslib.BlockStorageObject(store.name, dev=store.device, wwn=store.serial)
-
-    def create_lun(self, data: tuple[str, int, str]) -> None:
-        wwn, index, name = data
-        store = self.rtslib.BlockStorageObject(name)
-        self.rtslib.LUN(self.tpg(wwn), lun=index, storage_object=store)
-
-    def create_acl(self, data: tuple[str, str]) -> None:
-        wwn, initiator = data
-        self.rtslib.NodeACL(self.tpg(wwn), initiator, mode="create")
-
-    def set_chap(self, data: tuple[str, str, Chap]) -> None:
-        wwn, initiator, chap = data
-        acl = self.acl(wwn, initiator)
-        acl.chap_userid = chap.userid
-        acl.chap_password = chap.password
-        acl.chap_mutual_userid = chap.mutual_userid
-        acl.chap_mutual_password = chap.mutual_password
-
-    def map_lun(self, data: tuple[str, str, MappedLun]) -> None:
-        wwn, initiator, entry = data
-        self.rtslib.MappedLUN(self.acl(wwn, initiator), entry.index, tpg_lun=entry.lun, write_protect=entry.write_protect)
-
-    def set_write_protect(self, data: tuple[str, str, MappedLun]) -> None:
-        wwn, initiator, entry = data
-        self.rtslib.MappedLUN(self.acl(wwn, initiator), entry.index).write_protect = entry.write_protect
-
-    def create_portal(self, data: tuple[str, Portal]) -> None:
-        wwn, portal = data
-        try:
-            self.rtslib.NetworkPortal(self.tpg(wwn), portal.address, portal.port, mode="create")
-        except self.rtslib.RTSLibError as error:
-            raise StackError(f"{error}; the address must be one of this host's, and the port free") from error
-
-    def enable(self, wwn: str) -> None:
-        self.tpg(wwn).enable = True
-
-    def save(self, wwns: tuple[str, ...]) -> None:
+    def _save(self, scope: Scope) -> None:
         """Save our part of what runs now; read again, because the steps before changed it."""
-        self.root.invalidate_caches()
-        config = merge_saved(read_saved(self.save_file), read_dump(self.rtslib, self.root), wwns)
-        write_saved(self.save_file, config)
+        self.kernel.root.invalidate_caches()
+        dump = read_dump(self.kernel.rtslib, self.kernel.root)
+        write_saved(self.save_file, merge_saved(read_saved(self.save_file), dump, scope))

@@ -1,27 +1,54 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known about iSCSI targets: the kernel's state, the saved file, and what is wanted."""
+"""What is known about iSCSI targets: the kernel's state, the saved file, and the devices behind the disks."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, NamedTuple
 
 DEFAULT_PORT = 3260
-TPG_TAG = 1
+# What a diff shows instead of a password.
+SECRET = "(secret)"  # noqa: S105
 
 # A dump is what rtslib's own dump() returns and saveconfig.json holds.
 Dump = Dict[str, Any]
 
 
+class Group(NamedTuple):
+    """A portal group by its target and tag."""
+
+    wwn: str
+    tag: int
+
+    def __str__(self) -> str:
+        return f"target {self.wwn}" if self.tag == 1 else f"target {self.wwn}, portal group {self.tag}"
+
+
+class StoreKey(NamedTuple):
+    """A backstore by the two names that the kernel knows it by."""
+
+    plugin: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """How a dump refers to it."""
+        return f"/backstores/{self.plugin}/{self.name}"
+
+
 @dataclass(frozen=True)
 class Portal:
-    """An address a target listens on. IPv6 addresses carry brackets, as in configfs."""
+    """An address a target listens on. IPv6 addresses carry brackets, as in configfs.
+
+    :param iser: whether it also speaks iSCSI over RDMA; not part of its identity.
+    """
 
     address: str
     port: int = DEFAULT_PORT
+    iser: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -58,31 +85,55 @@ class Acl:
     initiator: str
     chap: Chap = Chap()
     mapped: tuple[MappedLun, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Backstore:
-    """A storage object of the kernel."""
+    """A storage object of the kernel.
+
+    :param size: bytes of a file; 0 for a device, which has the size it has.
+    """
 
     plugin: str
     name: str
     device: str
     serial: str
+    size: int = 0
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> StoreKey:
+        """What identifies it."""
+        return StoreKey(self.plugin, self.name)
 
 
 @dataclass(frozen=True)
 class Tpg:
     """A portal group as the kernel has it.
 
-    :param luns: index to plugin and name of the backstore behind it.
+    :param luns: index to the backstore behind it.
     """
 
     tag: int
-    enabled: bool
-    attributes: Mapping[str, Any]
-    luns: Mapping[int, tuple[str, str]]
-    portals: tuple[Portal, ...]
-    acls: tuple[Acl, ...]
+    enabled: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    luns: Mapping[int, StoreKey] = field(default_factory=dict)
+    portals: tuple[Portal, ...] = ()
+    acls: tuple[Acl, ...] = ()
+
+    def acl(self, initiator: str) -> Acl | None:
+        """The entry of an initiator, if it has one."""
+        return next((acl for acl in self.acls if acl.initiator == initiator), None)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Whether a host asks for credentials before it lists its targets, and which."""
+
+    enforced: bool = False
+    chap: Chap = Chap()
 
 
 @dataclass(frozen=True)
@@ -91,13 +142,18 @@ class Device:
 
     :param real: the path with links resolved: two names of one device have the same.
     :param busy: something else holds it open exclusively (a mount, a pool, a target).
+    :param size: bytes of a regular file.
+    :param folder: whether the folder it lies in exists.
     """
 
     path: str
     exists: bool
     is_block: bool = True
+    is_file: bool = False
     real: str = ""
     busy: bool = False
+    size: int = 0
+    folder: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,48 +161,27 @@ class State:
     """The kernel's iSCSI configuration, the saved file, and the devices the wanted LUNs name.
 
     :param real: real paths of the devices that backstores serve, by the path the kernel was given.
+    :param uses: places where each backstore is offered, on any fabric; those of iSCSI as :class:`Group` and LUN index.
+    :param sessions: initiators that are logged in.
     """
 
     backstores: tuple[Backstore, ...] = ()
     targets: Mapping[str, tuple[Tpg, ...]] = field(default_factory=dict)
     devices: Mapping[str, Device] = field(default_factory=dict)
     real: Mapping[str, str] = field(default_factory=dict)
+    uses: Mapping[StoreKey, tuple[tuple[Group, int], ...]] = field(default_factory=dict)
+    sessions: Mapping[Group, tuple[str, ...]] = field(default_factory=dict)
+    discovery: Discovery = Discovery()
     dump: Dump = field(default_factory=dict)
     saved: Dump | None = None
 
+    def group(self, group: Group) -> Tpg | None:
+        """The portal group, if the kernel has it."""
+        return next((tpg for tpg in self.targets.get(group.wwn, ()) if tpg.tag == group.tag), None)
 
-@dataclass(frozen=True)
-class WantedLun:
-    """A LUN and the block device behind it.
-
-    :param serial: pinned serial number, or empty: an existing one is kept, a new one is derived.
-    """
-
-    index: int
-    name: str
-    device: str
-    serial: str = ""
-
-
-@dataclass(frozen=True)
-class WantedTarget:
-    """A target as declared."""
-
-    wwn: str
-    portals: tuple[Portal, ...]
-    luns: tuple[WantedLun, ...]
-    acls: tuple[Acl, ...]
-    authentication: bool = True
-
-    @property
-    def attributes(self) -> dict[str, int]:
-        """Attributes that keep strangers out: CHAP where declared, and no access without an ACL."""
-        return {
-            "authentication": int(self.authentication),
-            "generate_node_acls": 0,
-            "cache_dynamic_acls": 0,
-            "demo_mode_write_protect": 1,
-        }
+    def store(self, name: str) -> Backstore | None:
+        """The backstore of a name, whatever its kind."""
+        return next((store for store in self.backstores if store.name == name), None)
 
 
 @dataclass(frozen=True)

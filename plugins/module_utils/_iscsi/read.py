@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's configuration, the saved file and the devices, as they are. No decision here."""
+"""The library, the kernel's configuration, the saved file and the devices, as they are. No decision here."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import importlib
 import json
 import os
 import stat
+import time
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable
 
 from .._disk.probe import is_busy
 from .._errors import StackError
-from .model import Acl, Backstore, Chap, Device, Dump, MappedLun, Portal, State, Tpg
+from .debris import half_made, sweep
+from .model import Device, Dump, Group
+from .parse import read_backstores, read_targets
 
 CONFIGFS = "/sys/kernel/config/target"
 # Debian and Ubuntu; used where rtslib is not installed yet and cannot be asked.
 DEFAULT_SAVE_FILE = "/etc/rtslib-fb-target/saveconfig.json"
+# Seconds in which the library finishes what it has begun.
+_SETTLED = 1.0
 
 
 def load_rtslib() -> Any:
@@ -59,20 +64,66 @@ def open_root(rtslib: Any, *, save_file: str, check_mode: bool) -> Any:
         ) from error
 
 
-def read_dump(rtslib: Any, root: Any) -> Dump:
-    """Return storage objects and targets. Not RTSRoot.dump(): that one loads fabric modules to look at discovery.
+def read_dump(rtslib: Any, root: Any, *, check_mode: bool = False) -> Dump:
+    """Return storage objects, targets and discovery. Not RTSRoot.dump(): that one loads all fabric modules to look at discovery.
+
+    What an interrupted call of the library left half made cannot be read; it holds nothing, and goes unless in check mode.
+
+    :raises StackError: when the configuration cannot be read, such as when it changes under the reader.
+    """
+    if root is None:
+        return {"storage_objects": [], "targets": [], "fabric_modules": []}
+    try:
+        try:
+            return _dump(rtslib, root)
+        except rtslib.RTSLibError:
+            left = half_made(CONFIGFS)
+            if not left or check_mode:
+                raise
+            # What somebody else is making at this moment is whole by then.
+            time.sleep(_SETTLED)
+            sweep([path for path in half_made(CONFIGFS) if path in left])
+            root.invalidate_caches()
+            return _dump(rtslib, root)
+    except (rtslib.RTSLibError, OSError) as error:
+        left = half_made(CONFIGFS)
+        advice = f"Run without check mode, which removes {left[0]}, left half made" if left else "Run again when nobody else changes it"
+        raise StackError(f"The kernel's iSCSI configuration cannot be read: {error}. {advice}.") from error
+
+
+def _dump(rtslib: Any, root: Any) -> Dump:
+    fabric = rtslib.FabricModule("iscsi")
+    return {
+        "storage_objects": [item.dump() for item in root.storage_objects],
+        "targets": [target.dump() for target in root.targets],
+        "fabric_modules": [fabric.dump()] if fabric.exists else [],
+    }
+
+
+def read_sessions(rtslib: Any, root: Any, wwns: Iterable[str]) -> dict[Group, tuple[str, ...]]:
+    """Return who is logged in at the targets, those without an entry of their own included.
 
     :raises StackError: when the configuration changes under the reader.
     """
     if root is None:
-        return {"storage_objects": [], "targets": []}
+        return {}
+    names = set(wwns)
     try:
-        return {
-            "storage_objects": [item.dump() for item in root.storage_objects],
-            "targets": [target.dump() for target in root.targets],
-        }
+        fabric = rtslib.FabricModule("iscsi")
+        targets = [target for target in fabric.targets if target.wwn in names] if fabric.exists else []
+        return {Group(target.wwn, group.tag): _logged_in(group) for target in targets for group in target.tpgs}
     except (rtslib.RTSLibError, OSError) as error:
-        raise StackError(f"The kernel's iSCSI configuration cannot be read: {error}. Run again when nobody else changes it.") from error
+        raise StackError(f"The sessions of the iSCSI targets cannot be read: {error}. Run again when nobody else changes them.") from error
+
+
+def _logged_in(group: Any) -> tuple[str, ...]:
+    named = [acl.node_wwn for acl in group.node_acls if acl.session]
+    try:
+        # rtslib has no name for it: initiators admitted without an ACL, one a line.
+        dynamic = Path(group.path, "dynamic_sessions").read_text(encoding="utf-8").replace("\0", "\n").split()
+    except OSError:
+        dynamic = []
+    return tuple(sorted({*named, *dynamic}))
 
 
 def read_saved(path: str) -> Dump | None:
@@ -85,56 +136,22 @@ def read_saved(path: str) -> Dump | None:
         raise StackError(f"The saved iSCSI configuration {path} cannot be read: {error}. Repair or remove it.") from error
     if not isinstance(saved, dict):
         raise StackError(f"The saved iSCSI configuration {path} holds no JSON object. Repair or remove it.")
+    try:
+        read_targets(saved)
+        read_backstores(saved)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StackError(f"The saved iSCSI configuration {path} is none that rtslib wrote: {error!r}. Repair or remove it.") from error
     return saved
 
 
 def read_device(path: str) -> Device:
-    """Look at one device without touching what is on it."""
+    """Look at one device or file without touching what is on it."""
+    folder = Path(path).parent.is_dir()
     try:
-        mode = Path(path).stat().st_mode
+        status = Path(path).stat()
     except OSError:
-        return Device(path, exists=False)
-    if not stat.S_ISBLK(mode):
-        return Device(path, exists=True, is_block=False, real=os.path.realpath(path))
-    return Device(path, exists=True, real=os.path.realpath(path), busy=is_busy(os.path.realpath(path)))
-
-
-def read_state(dump: Dump, *, saved: Dump | None, devices: Iterable[Device]) -> State:
-    """Turn a dump into the planner's state."""
-    backstores = tuple(_backstore(item) for item in dump["storage_objects"])
-    targets = {item["wwn"]: tuple(_tpg(tpg) for tpg in item["tpgs"]) for item in dump["targets"] if item["fabric"] == "iscsi"}
-    return State(
-        backstores=backstores,
-        targets=targets,
-        devices={device.path: device for device in devices},
-        real={item.device: os.path.realpath(item.device) for item in backstores if item.device.startswith("/")},
-        dump=dump,
-        saved=saved,
-    )
-
-
-def _backstore(item: Mapping[str, Any]) -> Backstore:
-    return Backstore(item["plugin"], item["name"], str(item.get("dev") or ""), str(item.get("wwn") or ""))
-
-
-def _tpg(item: Mapping[str, Any]) -> Tpg:
-    return Tpg(
-        tag=item["tag"],
-        enabled=item["enable"],
-        attributes=item.get("attributes", {}),
-        luns={lun["index"]: _store_of(lun["storage_object"]) for lun in item["luns"]},
-        portals=tuple(Portal(portal["ip_address"], portal["port"]) for portal in item["portals"]),
-        acls=tuple(_acl(acl) for acl in item["node_acls"]),
-    )
-
-
-def _store_of(path: str) -> tuple[str, str]:
-    """Split ``/backstores/block/disk0``."""
-    plugin, name = path.split("/", 3)[2:4]
-    return plugin, name
-
-
-def _acl(item: Mapping[str, Any]) -> Acl:
-    chap = Chap(*(item.get("chap_" + key) or "" for key in ("userid", "password", "mutual_userid", "mutual_password")))
-    mapped = tuple(MappedLun(lun["index"], lun["tpg_lun"], lun["write_protect"]) for lun in item["mapped_luns"])
-    return Acl(item["node_wwn"], chap, mapped)
+        return Device(path, exists=False, real=os.path.realpath(path), folder=folder)
+    real = os.path.realpath(path)
+    if stat.S_ISBLK(status.st_mode):
+        return Device(path, exists=True, real=real, busy=is_busy(real))
+    return Device(path, exists=True, is_block=False, is_file=stat.S_ISREG(status.st_mode), real=real, size=status.st_size, folder=folder)
