@@ -22,13 +22,13 @@ IMAGE = "Ubuntu 24.04 LTS 64-bit"
 GPU_FLAVOR = "GL10.8-32768-0-1GPU"
 LOCAL_GPU_FLAVOR = "GL10.8-32768-40-1GPU"
 LOCAL_FLAVOR = "SL1.1-2048-10"
-# Which paths below a service's address its overrides have to name (the catalogue leaves them to discovery).
-VERSIONS = {"compute": "", "network": "/v2.0", "image": "/v2", "block-storage": ""}
+# The services a fleet needs beside the one for signing in.
+KINDS = ("compute", "network", "image", "block-storage")
 
 
 def clouds_yaml(place: Path, user: str, proxy: Proxy) -> Path:
     """Write a clouds.yaml (JSON is YAML) whose every service is reached through the proxy."""
-    overrides = {f"{kind.replace('-', '_')}_endpoint_override": proxy.urls[kind] + path for kind, path in VERSIONS.items()}
+    overrides = {f"{kind.replace('-', '_')}_endpoint_override": proxy.urls[kind] for kind in KINDS}
     cloud = {"auth": account(user, proxy.ports), "region_name": REGION, "identity_api_version": "3", **overrides}
     place.write_text(json.dumps({"clouds": {CLOUD: cloud}}))
     return place

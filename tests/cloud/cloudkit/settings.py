@@ -57,6 +57,8 @@ def files(paths: Paths, venv: Path, ports: dict[str, int]) -> dict[str, File]:
     }
     for path, file in made.items():
         user = path.partition("/")[0]
+        # No answer within a minute means a busy machine here, never a lost one.
+        file["DEFAULT"]["rpc_response_timeout"] = "600"
         file["DEFAULT"]["log_file"] = str(paths.logs / f"{user}.log")
         file.setdefault("oslo_concurrency", {})["lock_path"] = str(paths.live / "lock")
         if user != "keystone":
