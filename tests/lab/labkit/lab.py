@@ -188,6 +188,15 @@ class Lab:
             found.daemon.wait(60)
         found.stop()
 
+    def forget(self, name: str) -> None:
+        """End one machine, if it exists, and drop its disks: the next `up` makes it new."""
+        for found in self.machines():
+            if found.spec.name == name:
+                self.cut(name)
+                found.stop()
+                found.discard()
+        self._remember_kinds({known: kind for known, kind in self._kinds().items() if known != name})
+
     # -- snapshots and cuts --
 
     def save(self, name: str) -> None:
