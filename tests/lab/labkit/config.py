@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
@@ -82,9 +82,7 @@ MACHINES = (
 EXTRA = (
     *(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=(RTX_4090,)) for n in range(3, 10)),
     Machine("storage2", f"{NETWORK}.12", "vm", disks=tuple(Disk(f"CACHED{n}", 2 * GIB, volatile=True) for n in range(3))),
-    Machine(
-        "storage12", f"{NETWORK}.13", "vm", disks=tuple(replace(disk, size=disk.size // 4) for disk in STORAGE_DISKS), suite="bookworm"
-    ),
+    Machine("storage12", f"{NETWORK}.13", "vm", memory=3072, disks=STORAGE_DISKS, suite="bookworm"),
 )
 
 
