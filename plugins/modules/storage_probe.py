@@ -11,7 +11,8 @@ module: storage_probe
 short_description: Ask the services of a storage host as their clients ask
 version_added: "0.1.0"
 description:
-  - Mounts NFS exports, writes and reads through them; logs in to iSCSI targets; asks the HTTPS store of models; looks for the firewall.
+  - Mounts NFS exports, writes and reads through them; logs in to iSCSI targets; asks the HTTPS store of models; looks for the
+    firewall's rules.
   - Runs on the storage host. What is wrong is returned in RV(problems) and is no failure of the task, so that it can be repaired.
   - An export is mounted where only this module sees it. Where writing is allowed, a file is written, compared with what is on the disk
     and removed again; a read-only export is compared with a file that is there.
@@ -83,8 +84,11 @@ options:
         description: A token that may read.
         type: str
         required: true
-  firewall_table:
-    description: Table of nftables, as C(FAMILY NAME), that must be loaded. Without it none is looked for.
+  nfs_threads:
+    description: How many threads the NFS server must run, and no version but 4. Without it neither is looked at.
+    type: int
+  firewall_chain:
+    description: Chain of nftables, as C(FAMILY TABLE CHAIN), that the wanted version of the rules has. Without it none is looked for.
     type: str
 author:
   - The selfhosted.llm_stack contributors (@selfhosted)
@@ -115,7 +119,7 @@ problems:
   returned: success
   type: list
   elements: str
-  sample: ["The firewall's table inet llm_stack_storage is not loaded. Look at it with: systemctl status llm-stack-firewall"]
+  sample: ["The firewall's rules are not loaded. Look at them with: systemctl status llm-stack-firewall"]
 exports:
   description: What was seen of each export.
   returned: success
@@ -133,7 +137,7 @@ logins:
   type: int
   sample: 1
 stale:
-  description: Services that answer otherwise than their configuration says and should reload it.
+  description: Services that answer otherwise than their configuration says and should take it up.
   returned: success
   type: list
   elements: str
@@ -192,17 +196,21 @@ def _login(target: dict[str, Any], portal: str, who: dict[str, Any]) -> iscsi.Lo
     )
 
 
-def ask_reloadable(options: dict[str, Any]) -> tuple[list[str], list[str]]:
+def ask_stale(options: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The services that may only need to take up their configuration: units, and sentences."""
     units, problems = [], []
+    wrong = nfs.settings(options["nfs_threads"]) if options["nfs_threads"] else ""
+    if wrong:
+        units.append("nfs-server.service")
+        problems.append(f"The NFS server {wrong}. Look at it with: nfsconf --dump; journalctl -u nfs-server")
     wrong = store.ask(options["store"]["port"], options["store"]["token"]) if options["store"] else ""
     if wrong:
         units.append("nginx.service")
         problems.append(f"The model store on port {options['store']['port']} {wrong}. Look at it with: nginx -t; journalctl -u nginx")
-    table = options["firewall_table"]
-    if table and Runner().run(["nft", "list", "table", *table.split()], ok=(0, 1)).rc:
+    chain = options["firewall_chain"]
+    if chain and Runner().run(["nft", "list", "chain", *chain.split()], ok=(0, 1)).rc:
         units.append("llm-stack-firewall.service")
-        problems.append(f"The firewall's table {table} is not loaded. Look at it with: systemctl status llm-stack-firewall")
+        problems.append("The firewall's rules are not loaded. Look at them with: systemctl status llm-stack-firewall")
     return units, problems
 
 
@@ -224,17 +232,18 @@ def main() -> None:
         "exports": {"type": "list", "elements": "path", "default": []},
         "targets": {"type": "list", "elements": "dict", "default": [], "options": target},
         "store": {"type": "dict", "options": asked},
-        "firewall_table": {"type": "str"},
+        "nfs_threads": {"type": "int"},
+        "firewall_chain": {"type": "str"},
     }
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     options = module.params
     try:
+        stale, outdated = ask_stale(options)
         exports, bad_exports = ask_exports(options["address"], options["exports"])
         logins, bad_targets = ask_targets(options["targets"])
-        stale, unloaded = ask_reloadable(options)
     except StackError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, exports=exports, logins=logins, stale=stale, problems=bad_exports + bad_targets + unloaded)
+    module.exit_json(changed=False, exports=exports, logins=logins, stale=stale, problems=bad_exports + bad_targets + outdated)
 
 
 if __name__ == "__main__":

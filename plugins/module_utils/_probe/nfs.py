@@ -21,6 +21,7 @@ from .._run import Runner
 _CLONE_NEWNS = 0x00020000
 _OPTIONS = "vers=4.2,soft,timeo=150,retrans=3"
 _SAMPLE = 1 << 16
+_STATE = Path("/proc/fs/nfsd")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,21 @@ class Outcome:
     written: bool = False
     note: str = ""
     problem: str = ""
+
+
+def settings(threads: int, *, state: Path = _STATE) -> str:
+    """Compare the running server with what it should be.
+
+    :return: what is wrong, or an empty string.
+    """
+    try:
+        running = int((state / "threads").read_text(encoding="ascii"))
+        versions = (state / "versions").read_text(encoding="ascii").split()
+    except OSError:
+        return "does not run"
+    if running != threads:
+        return f"runs {running} threads and not {threads}"
+    return "" if "-3" in versions and "+4.2" in versions else f"speaks the versions {' '.join(versions)}, which should be 4.2 and not 3"
 
 
 def own_mounts() -> None:

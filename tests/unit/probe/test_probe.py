@@ -208,6 +208,24 @@ def test_a_server_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
     assert found.problem == "cannot be mounted: mount.nfs4: Connection refused"
 
 
+@pytest.mark.parametrize(
+    ("threads", "versions", "wrong"),
+    [
+        ("32\n", "-2 -3 +4 +4.0 +4.1 +4.2\n", ""),
+        ("8\n", "-3 +4 +4.1 +4.2\n", "runs 8 threads and not 32"),
+        ("32\n", "+3 +4 +4.1 +4.2\n", "speaks the versions +3 +4 +4.1 +4.2, which should be 4.2 and not 3"),
+    ],
+)
+def test_the_running_server_is_compared_with_what_it_should_be(tmp_path: Path, threads: str, versions: str, wrong: str) -> None:
+    (tmp_path / "threads").write_text(threads)
+    (tmp_path / "versions").write_text(versions)
+    assert nfs.settings(32, state=tmp_path) == wrong
+
+
+def test_a_server_that_does_not_run_is_told(tmp_path: Path) -> None:
+    assert nfs.settings(32, state=tmp_path / "nowhere") == "does not run"
+
+
 # --- the store ------------------------------------------------------------------------------------------------------------
 
 
