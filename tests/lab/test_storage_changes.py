@@ -27,8 +27,10 @@ DISK = f"/dev/disk/by-path/ip-{PORTAL}-iscsi-{TARGET}-lun-0"
 
 @pytest.fixture(scope="module")
 def storage(lab: Lab) -> Lab:
-    """storage1 as storage.yml makes it."""
-    assert play(lab, STORAGE).status == 0
+    """storage1 as storage.yml makes it, which an earlier test of this session may have had done already."""
+    made = "zpool list llm && nft list table inet llm_stack_storage && systemctl is-active nfs-server sanoid.timer && echo made"
+    if "\nmade" not in lab.ssh("storage1", made, check=False):
+        assert play(lab, STORAGE).status == 0
     return lab
 
 
@@ -98,10 +100,10 @@ def test_a_session_under_load_survives_what_is_done_beside_it(session: Lab) -> N
 
 
 def damage(lab: Lab) -> None:
-    """Differences in every part of what the role keeps."""
+    """Differences in every part of what the role keeps; the NFS server runs with settings that are not the declared ones."""
     lab.ssh("storage1", "zfs set recordsize=128K llm/models && rm -f /etc/nfs.conf.d/llm-stack.conf /etc/exports.d/llm-stack.exports")
     lab.ssh("storage1", "echo '# other' >> /etc/nginx/conf.d/llm-stack-models.conf && rm -f /etc/sanoid/sanoid.conf")
-    lab.ssh("storage1", "systemctl disable --now sanoid.timer && nft delete table inet llm_stack_storage")
+    lab.ssh("storage1", "systemctl disable --now sanoid.timer && nft delete table inet llm_stack_storage && systemctl restart nfs-server")
 
 
 def converges(lab: Lab) -> None:
@@ -113,13 +115,11 @@ def converges(lab: Lab) -> None:
 
 def test_a_killed_run_is_finished_by_the_next(storage: Lab) -> None:
     damage(storage)
-    killed = play(storage, STORAGE, kill_at="Let the services take up their configuration")
+    killed = play(storage, STORAGE, kill_at="Enable the services, and start those that run")
     assert killed.status < 0, "the run ended before it was killed"
-    converges(storage)
-    assert storage.ssh("storage1", "zfs get -H -o value recordsize llm/models; systemctl is-active sanoid.timer").split() == [
-        "1M",
-        "active",
-    ]
+    assert play(storage, STORAGE).status == 0
+    look = "zfs get -H -o value recordsize llm/models; systemctl is-active sanoid.timer; cat /proc/fs/nfsd/threads"
+    assert storage.ssh("storage1", look).split() == ["1M", "active", "32"]
 
 
 @pytest.mark.long
