@@ -74,7 +74,8 @@ def test_a_power_cut_loses_no_acknowledged_write(machine: Lab) -> None:
     machine.ssh("storage2", f"zpool create -f -O mountpoint=/tank tank {disks}0 log {disks}1")
     machine.ssh("storage2", "zfs create tank/safe && zfs create -o sync=disabled tank/unsafe && chmod 0777 /tank/safe /tank/unsafe")
     lines = "".join(f"/tank/{name} 10.77.0.0/24(rw,sync,no_subtree_check)\n" for name in ("safe", "unsafe"))
-    machine.ssh("storage2", "cat > /etc/exports.d/test.exports && systemctl enable --now nfs-server", stdin=lines)
+    # The system disk is no part of this test: what was configured is on it before anything is cut.
+    machine.ssh("storage2", "cat > /etc/exports.d/test.exports && systemctl enable --now nfs-server && sync", stdin=lines)
     mount(machine)
     safe, unsafe = (Writer(machine, "gpu1", f"/mnt/{name}/records") for name in ("safe", "unsafe"))
     try:
@@ -149,6 +150,7 @@ def by_the_role(lab: Lab, tmp_path: Path) -> Iterator[Lab]:
     inventory = tmp_path / "hosts.json"
     inventory.write_text(json.dumps({"all": {"children": {"storage_hosts": {"hosts": {"storage2": {**connection, **VARIABLES}}}}}}))
     assert play(lab, STORAGE, inventory=(inventory,)).status == 0
+    lab.ssh("storage2", "sync")
     lab.ssh("gpu1", "printf 'InitiatorName=iqn.2026-01.lab.llm:gpu1\\n' > /etc/iscsi/initiatorname.iscsi && systemctl restart iscsid")
     lab.ssh("gpu1", f"iscsiadm -m discovery -t sendtargets -p {PORTAL}")
     settings = {
@@ -168,7 +170,8 @@ def by_the_role(lab: Lab, tmp_path: Path) -> Iterator[Lab]:
 def one_round(lab: Lab, number: int, losses: Losses) -> None:
     """Mount, log in, write from three programs until each has so many records acknowledged, cut, boot, count."""
     mount(lab)
-    lab.ssh("gpu1", f"{NODE} --login && udevadm settle && ls {DISK}")
+    # A session that outlived the cut comes back by itself, and --login then says that it is there.
+    lab.ssh("gpu1", f"{NODE} --login; for i in $(seq 300); do test -e {DISK} && exit 0; sleep 1; done; exit 1", seconds=600)
     safe, unsafe = (Writer(lab, "gpu1", f"/mnt/{name}/round{number}", run=number) for name in ("safe", "unsafe"))
     device = Writer(lab, "gpu1", DISK, run=number, start=number * ROUND)
     writers = (safe, unsafe, device)
