@@ -155,8 +155,10 @@ def test_the_firewall_opens_what_is_named_and_leaves_ssh_alone(storage: Lab) -> 
     closed = [key for key, answer in seen.items() if answer == "closed"]
     # Only gpu1 is named for iSCSI.
     assert closed == [("gpu2", 3260)]
-    storage.ssh("storage1", "systemctl restart nftables")
-    assert storage.ssh("gpu2", knock.format(3260)).strip() == "closed", "nftables empties the rule set and took this table with it"
+    storage.ssh("storage1", "systemctl start nftables && systemctl restart llm-stack-firewall")
+    for verb in ("restart", "reload"):
+        storage.ssh("storage1", f"systemctl {verb} nftables")
+        assert storage.ssh("gpu2", knock.format(3260)).strip() == "closed", f"nftables took this table with it at its {verb}"
 
 
 _HOOK = """
