@@ -11,14 +11,18 @@ import pwd
 import re
 import stat
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from ._errors import BadInput, StackError
-from ._plan import Plan, Step
+from ._plan import Plan, Refusal, Step
+from ._run import Runner
 
 _HIDDEN = "(hidden)"
+_BEGIN, _END = "# BEGIN selfhosted.llm_stack\n", "# END selfhosted.llm_stack\n"
+# What stands for the path of the new file in a command that validates it.
+_CANDIDATE = "%s"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class WantedFile:
 
     :param in_place: written to and never replaced or created: a parameter of the kernel.
     :param secret: its content is shown nowhere.
+    :param block: the content is a part of a file that others wrote; the rest of it stays.
+    :param marker: words that a file written by the same role holds; a file without them is another's.
+    :param validate: a command that must accept the new file before it takes its place; ``%s`` stands for its path.
     """
 
     path: str
@@ -36,6 +43,9 @@ class WantedFile:
     group: str = "root"
     in_place: bool = False
     secret: bool = False
+    block: bool = False
+    marker: str = ""
+    validate: tuple[str, ...] = ()
 
     @property
     def shown(self) -> Any:
@@ -74,6 +84,9 @@ def _wanted(option: Mapping[str, Any]) -> WantedFile:
         raise BadInput(f"The file {path} needs exactly one of content and secret_content.")
     if not re.match(r"^0?[0-7]{3}$", option["mode"]):
         raise BadInput(f"The mode {option['mode']!r} of {path} is not octal. Write it as '0644'.")
+    validate = tuple(option.get("validate") or ())
+    if validate and _CANDIDATE not in validate:
+        raise BadInput(f"The command in validate of {path} lacks {_CANDIDATE}, which stands for the file it must look at.")
     secret = option.get("content") is None
     return WantedFile(
         path=path,
@@ -83,6 +96,9 @@ def _wanted(option: Mapping[str, Any]) -> WantedFile:
         group=option["group"],
         in_place=bool(option.get("in_place")),
         secret=secret,
+        block=bool(option.get("block")),
+        marker=option.get("marker") or "",
+        validate=validate,
     )
 
 
@@ -111,15 +127,19 @@ def _name(look_up: Any, number: int) -> str:
 
 
 def plan(found: Mapping[str, FoundFile], wanted: Iterable[WantedFile]) -> Plan:
-    """Plan all files: write those whose content differs, correct owner and mode of the others."""
+    """Plan all files: write those whose content differs, correct owner and mode of the others, refuse those of others."""
     steps: list[Step] = []
+    refusals: list[Refusal] = []
     warnings: list[str] = []
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
-    for want in wanted:
-        have = found[want.path]
+    for declared in wanted:
+        have = found[declared.path]
+        want = _merged(have, declared)
         if want.in_place and have.content is None:
             warnings.append(f"{want.path} does not exist: the kernel module it belongs to is not loaded. Left out.")
+        elif want.marker and have.content is not None and want.marker not in have.content:
+            refusals.append(_of_another(want))
         elif not _same_content(have, want):
             steps.append(Step("write", want.path, f"Write {want.path}", want))
             before[want.path] = _HIDDEN if want.secret else (have.content or "").splitlines()
@@ -128,7 +148,25 @@ def plan(found: Mapping[str, FoundFile], wanted: Iterable[WantedFile]) -> Plan:
             was, becomes = _access(have), _access(want)
             steps.append(Step("protect", want.path, f"Set owner and mode of {want.path} to {becomes}: they are {was}", want))
             before[want.path], after[want.path] = was, becomes
-    return Plan(steps=tuple(steps), warnings=tuple(warnings), before=before, after=after)
+    return Plan(steps=tuple(steps), refusals=tuple(refusals), warnings=tuple(warnings), before=before, after=after)
+
+
+def _of_another(want: WantedFile) -> Refusal:
+    reason = f"Refusing to replace {want.path}: it does not say {want.marker!r}, so somebody else wrote it. "
+    return Refusal(want.path, reason + "Move what it says into the variables, and the file away.")
+
+
+def _merged(have: FoundFile, want: WantedFile) -> WantedFile:
+    """The whole file that a block is a part of, with its owner and mode as they are; another file as it is."""
+    if not want.block:
+        return want
+    block = _BEGIN + want.content + _END
+    if have.content is None:
+        return replace(want, content=block)
+    text = have.content if have.content.endswith("\n") or not have.content else have.content + "\n"
+    start, end = text.find(_BEGIN), text.find(_END)
+    whole = text[:start] + block + text[end + len(_END) :] if 0 <= start < end else text + block
+    return replace(want, content=whole, mode=have.mode, owner=have.owner, group=have.group)
 
 
 def _same_content(have: FoundFile, want: WantedFile) -> bool:
@@ -169,6 +207,8 @@ def _replace(want: WantedFile) -> None:
             file.write(want.content)
             file.flush()
             os.fsync(file.fileno())
+        if want.validate:
+            Runner().run([name if word == _CANDIDATE else word for word in want.validate])
         _protect(temporary, want)
         temporary.replace(target)
     except BaseException:

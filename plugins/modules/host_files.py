@@ -59,6 +59,21 @@ options:
           - A file that does not exist is left out with a warning. Owner and mode are not touched.
         type: bool
         default: false
+      block:
+        description:
+          - Whether the content is a part of a file that a package or a person wrote. It is kept between two comment lines at the end, or
+            where they are; the rest of an existing file stays, as do its owner and mode.
+        type: bool
+        default: false
+      marker:
+        description:
+          - Words that the content holds. An existing file without them was written by somebody else and is refused.
+        type: str
+      validate:
+        description:
+          - A command and its arguments that must accept the new file before it takes the place of the old one. V(%s) stands for its path.
+        type: list
+        elements: str
 author:
   - The selfhosted.llm_stack contributors (@selfhosted)
 """
@@ -110,6 +125,9 @@ def main() -> None:
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "in_place": {"type": "bool", "default": False},
+        "block": {"type": "bool", "default": False},
+        "marker": {"type": "str"},
+        "validate": {"type": "list", "elements": "str"},
     }
     spec = {"files": {"type": "list", "elements": "dict", "required": True, "options": file}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)

@@ -29,11 +29,20 @@ GATEWAY = f"{NETWORK}.1"
 
 @dataclass(frozen=True)
 class Disk:
-    """A data disk of a virtual machine; its serial gives the name below /dev/disk/by-id."""
+    """A data disk of a virtual machine; its serial gives the name below /dev/disk/by-id.
+
+    :param volatile: it has a write cache that a power cut empties: what was written and not flushed is lost, whatever the host does.
+    """
 
     serial: str
     size: int
     nvme: bool = False
+    volatile: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether it is plugged in after a live snapshot was loaded, because QEMU cannot save it with the machine."""
+        return self.nvme or self.volatile
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Machine:
     :param kind: ``vm`` has a kernel of its own, ``container`` boots natively in seconds.
     :param memory: MiB a virtual machine gets.
     :param gpus: model and memory in MiB of each GPU its stand-in nvidia-smi shows.
+    :param suite: the Debian release it runs.
     """
 
     name: str
@@ -51,6 +61,7 @@ class Machine:
     memory: int = 2048
     disks: tuple[Disk, ...] = ()
     gpus: tuple[str, ...] = ()
+    suite: str = SUITE
 
 
 RTX_4090 = "NVIDIA GeForce RTX 4090, 24564"
@@ -67,8 +78,12 @@ MACHINES = (
     Machine("gpu1", f"{NETWORK}.31", "vm", gpus=(RTX_4090,)),
     Machine("gpu2", f"{NETWORK}.32", "container", gpus=(RTX_4090,)),
 )
-# More workers on demand: `lab up gpu3`.
-EXTRA = tuple(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=(RTX_4090,)) for n in range(3, 10))
+# On demand, such as `lab up gpu3`: more workers, a storage machine whose disks lose what was not flushed, and one of Debian 12.
+EXTRA = (
+    *(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=(RTX_4090,)) for n in range(3, 10)),
+    Machine("storage2", f"{NETWORK}.12", "vm", disks=tuple(Disk(f"CACHED{n}", 2 * GIB, volatile=True) for n in range(3))),
+    Machine("storage12", f"{NETWORK}.13", "vm", memory=3072, disks=STORAGE_DISKS, suite="bookworm"),
+)
 
 
 def machine(name: str) -> Machine:

@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image all machines start from: one Debian root tree, built once and cached by a hash of its recipe."""
+"""The images machines start from: a Debian root tree each, built once and cached by a hash of its recipe."""
 
 from __future__ import annotations
 
@@ -46,13 +46,17 @@ class Image:
         return (self.directory / "complete").exists()
 
 
-def recipe_hash() -> str:
+def recipe_hash(suite: str) -> str:
     """A hash of all that decides the image's content."""
-    digest = hashlib.sha256(SUITE.encode())
-    for path in sorted(RECIPE.iterdir()):
+    digest = hashlib.sha256(suite.encode())
+    for path in (RECIPE / "customize.sh", _package_list(suite)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update(_hosts().encode())
     return digest.hexdigest()[:12]
+
+
+def _package_list(suite: str) -> Path:
+    return RECIPE / ("packages.txt" if suite == SUITE else f"packages-{suite}.txt")
 
 
 def _hosts() -> str:
@@ -61,25 +65,24 @@ def _hosts() -> str:
     return "\n".join(lines) + "\n"
 
 
-def image(paths: Paths) -> Image:
-    """The image of the present recipe, built or not."""
-    return Image(paths.cache / f"image-{recipe_hash()}")
+def image(paths: Paths, suite: str = SUITE) -> Image:
+    """The image of the present recipe for that Debian release, built or not."""
+    return Image(paths.cache / f"image-{recipe_hash(suite)}")
 
 
-def build(paths: Paths) -> Image:
-    """Return the image, building it first where it is missing."""
-    wanted = image(paths)
+def build(paths: Paths, suite: str = SUITE) -> None:
+    """Build the image where it is missing."""
+    wanted = image(paths, suite)
     if wanted.complete:
-        return wanted
+        return
     shutil.rmtree(wanted.directory, ignore_errors=True)
     wanted.directory.mkdir(parents=True, mode=0o700)
     _keys(wanted)
-    with step("building the root tree (Debian with ZFS, LIO, NFS and Docker; about 10 minutes, once)"):
-        _tree(wanted)
+    with step(f"building the root tree of {suite} (Debian with ZFS, LIO, NFS and more; about 10 minutes, once)"):
+        _tree(wanted, suite)
     with step("packing the root tree as a disk"):
         _disk(wanted)
     (wanted.directory / "complete").touch()
-    return wanted
 
 
 def _keys(wanted: Image) -> None:
@@ -92,16 +95,16 @@ def _keys(wanted: Image) -> None:
     (wanted.directory / "hosts").write_text(_hosts())
 
 
-def _packages() -> str:
-    lines = (RECIPE / "packages.txt").read_text().splitlines()
+def _packages(suite: str) -> str:
+    lines = _package_list(suite).read_text().splitlines()
     return ",".join(line for line in lines if line and not line.startswith("#"))
 
 
-def _tree(wanted: Image) -> None:
-    argv = ["mmdebstrap", "--variant=minbase", "--components=main,contrib", f"--include={_packages()}"]
+def _tree(wanted: Image, suite: str) -> None:
+    argv = ["mmdebstrap", "--variant=minbase", "--components=main,contrib", f"--include={_packages(suite)}"]
     argv.append('--aptopt=APT::Install-Recommends "false"')
     argv += [f"--dpkgopt=path-exclude=/usr/share/{place}/*" for place in ("doc", "man", "locale")]
-    argv += [f"--customize-hook={RECIPE / 'customize.sh'}", SUITE, str(wanted.tree)]
+    argv += [f"--customize-hook={RECIPE / 'customize.sh'}", suite, str(wanted.tree)]
     environment = {
         **os.environ,
         "LAB_PUBLIC_KEY": str(wanted.directory / "id_ed25519.pub"),

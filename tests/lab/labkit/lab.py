@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Iterable, Sequence, Union
 
 from . import host, image, network
-from .config import EXTRA, MACHINES, NVIDIA_SMI, Machine, Paths, machine
+from .config import EXTRA, MACHINES, NVIDIA_SMI, SUITE, Machine, Paths, machine
 from .container import ContainerMachine
 from .process import run
 from .say import LabError, say, step
@@ -31,7 +31,6 @@ class Lab:
 
     def __init__(self, paths: Paths | None = None) -> None:
         self.paths = paths or Paths()
-        self.image = image.image(self.paths)
 
     # -- which machines there are --
 
@@ -60,17 +59,23 @@ class Lab:
         raise LabError(f"There is no machine {name!r} in this lab (there are: {known}).")
 
     def _make(self, spec: Machine) -> AnyMachine:
+        base = image.image(self.paths, spec.suite)
         if spec.kind == "container":
-            return ContainerMachine(spec, self.paths, self.image)
-        accel = host.accelerator(self.image) if self.image.complete else "tcg"
-        return VirtualMachine(spec, self.paths, self.image, accel)
+            return ContainerMachine(spec, self.paths, base)
+        accel = host.accelerator(base) if base.complete else "tcg"
+        return VirtualMachine(spec, self.paths, base, accel)
 
     # -- up and down --
 
-    def build(self) -> None:
-        """Build what the machines start from, where it is missing."""
-        host.check(self.paths, [], built=self.image.complete)
-        self.image = image.build(self.paths)
+    def build(self, suites: Iterable[str] = (SUITE,), *, starting: Sequence[Machine] = ()) -> None:
+        """Build what machines of these Debian releases start from, where it is missing.
+
+        :param starting: the machines that memory is wanted for.
+        """
+        wanted = sorted(set(suites))
+        host.check(self.paths, list(starting), built=all(image.image(self.paths, suite).complete for suite in wanted))
+        for suite in wanted:
+            image.build(self.paths, suite)
 
     def boot_once(self) -> None:
         """Boot the virtual machines of a lab that has none yet, so that later labs of this image start from their clean state."""
@@ -85,8 +90,7 @@ class Lab:
         """Bring machines up: those named, or the lab's four; running ones stay as they are."""
         specs = self._wanted(list(names), all_vm)
         waiting = [spec for spec in specs if not (spec.name in self._kinds() and self._make(spec).running)]
-        host.check(self.paths, waiting, built=self.image.complete)
-        self.build()
+        self.build([spec.suite for spec in specs], starting=waiting)
         network.create(self.paths)
         self._write_ssh_config()
         self._retire_other_kind(specs)
@@ -142,7 +146,7 @@ class Lab:
         with step(f"booting {', '.join(found.spec.name for found in wanted)} for the first time"):
             for found in wanted:
                 found.create_blank()
-                found.boot(nvme=False)
+                found.boot(late=False)
             self.wait([found.spec.name for found in wanted])
         for found in wanted:
             with step(f"keeping the clean state of {found.spec.name}"):
@@ -184,12 +188,21 @@ class Lab:
             found.daemon.wait(60)
         found.stop()
 
+    def forget(self, name: str) -> None:
+        """End one machine, if it exists, and drop its disks: the next `up` makes it new."""
+        for found in self.machines():
+            if found.spec.name == name:
+                self.cut(name)
+                found.stop()
+                found.discard()
+        self._remember_kinds({known: kind for known, kind in self._kinds().items() if known != name})
+
     # -- snapshots and cuts --
 
     def save(self, name: str) -> None:
         """Keep the state of all machines; a machine whose memory cannot be saved is shut down and booted again."""
         for found in self.machines():
-            if isinstance(found, VirtualMachine) and not found.has_nvme:
+            if isinstance(found, VirtualMachine) and not found.has_late:
                 with step(f"saving {found.spec.name} as it runs"):
                     found.save_live(name)
                 continue
@@ -226,7 +239,7 @@ class Lab:
             elif found.snapshots()[name] == "live":
                 # The guest's clock stood still while the snapshot lay on the disk.
                 self.ssh(found.spec.name, f"date --utc --set=@{time.time():.0f}")
-                found.plug_nvme()
+                found.plug()
 
     def cut(self, name: str) -> None:
         """A power cut of one machine; Ansible's open connections would only delay that it is noticed."""
@@ -236,14 +249,14 @@ class Lab:
     # -- reaching them --
 
     def _write_ssh_config(self) -> None:
-        names = " ".join(spec.name for spec in (*MACHINES, *EXTRA))
-        lines = [f"Host {spec.name}\n  HostName {spec.address}\n" for spec in (*MACHINES, *EXTRA)]
-        addresses = " ".join(spec.address for spec in (*MACHINES, *EXTRA))
-        lines.append(
-            f"Host {names} {addresses}\n  User root\n  IdentityFile {self.image.key}\n  IdentitiesOnly yes\n"
-            f"  UserKnownHostsFile {self.image.known_hosts}\n  StrictHostKeyChecking yes\n  ConnectTimeout 10\n"
-            "  ServerAliveInterval 15\n  LogLevel ERROR\n"
-        )
+        lines = []
+        for spec in (*MACHINES, *EXTRA):
+            base = image.image(self.paths, spec.suite)
+            lines.append(
+                f"Host {spec.name} {spec.address}\n  HostName {spec.address}\n  User root\n  IdentityFile {base.key}\n"
+                f"  IdentitiesOnly yes\n  UserKnownHostsFile {base.known_hosts}\n  StrictHostKeyChecking yes\n  ConnectTimeout 10\n"
+                "  ServerAliveInterval 15\n  LogLevel ERROR\n"
+            )
         self.paths.state.mkdir(parents=True, exist_ok=True)
         self.paths.ssh_config().write_text("".join(lines))
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +74,14 @@ def play(
     variables: dict[str, Any] | None = None,
     inventory: Sequence[Path] = (INVENTORY,),
     collections: Path | None = None,
+    kill_at: str = "",
 ) -> Outcome:
     """Run ansible-playbook in the lab's network, showing its output as it comes.
 
     :param playbook: a file, or the name of a playbook in an installed collection.
     :param variables: given as extra variables.
     :param collections: where the collection is installed, instead of the checkout.
+    :param kill_at: the name of a task; as it starts, the whole run is ended without notice.
     """
     argv = [*network.inside(lab.paths), str(python().with_name("ansible-playbook")), str(playbook), *options]
     argv += [argument for path in inventory for argument in ("-i", str(path))]
@@ -87,8 +91,13 @@ def play(
     if collections:
         environment["ANSIBLE_COLLECTIONS_PATH"] = str(collections)
     lines = []
-    with subprocess.Popen(argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with subprocess.Popen(
+        argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=bool(kill_at)
+    ) as running:
         for line in running.stdout or ():
             print(line, end="", flush=True)
             lines.append(line)
+            found = _TASK.match(line.rstrip()) if kill_at else None
+            if found and found["name"].endswith(kill_at):
+                os.killpg(running.pid, signal.SIGKILL)
     return read(running.returncode, "".join(lines))

@@ -11,16 +11,20 @@ import json
 import platform
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from . import network
 from .config import GATEWAY, NVIDIA_SMI, Disk, Machine, Paths
 from .image import Image
 from .process import Daemon, run
 from .qmp import Qmp
+from .say import LabError
 
 QEMU = f"qemu-system-{platform.machine()}"
 CLEAN = "clean"
+CACHE_SECONDS = 60
 
 
 class VirtualMachine:
@@ -53,8 +57,13 @@ class VirtualMachine:
         return (self.home / "root.qcow2").exists()
 
     @property
-    def has_nvme(self) -> bool:
-        return any(disk.nvme for disk in self.spec.disks)
+    def _late(self) -> list[Disk]:
+        return [disk for disk in self.spec.disks if disk.late]
+
+    @property
+    def has_late(self) -> bool:
+        """Whether some of its disks cannot be saved while it runs."""
+        return bool(self._late)
 
     def snapshots(self) -> dict[str, str]:
         """Names of the snapshots, each ``live`` (memory too) or ``cold`` (disks only)."""
@@ -100,14 +109,14 @@ class VirtualMachine:
     def _blank(self, disk: Disk) -> None:
         path = self._path(disk)
         path.unlink(missing_ok=True)
-        run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(disk.size)])
+        run(["qemu-img", "create", "-q", "-f", "raw" if disk.volatile else "qcow2", str(path), str(disk.size)])
 
     def _path(self, disk: Disk) -> Path:
-        return self.home / f"{disk.serial}.qcow2"
+        return self.home / f"{disk.serial}.{'raw' if disk.volatile else 'qcow2'}"
 
-    def boot(self, *, nvme: bool = True) -> None:
+    def boot(self, *, late: bool = True) -> None:
         """Boot from the disks as they are."""
-        self._launch([argument for disk in self.spec.disks if disk.nvme for argument in self._nvme(disk)] if nvme else [])
+        self._launch([argument for disk in self._late for argument in self._plugged(disk)] if late else [])
 
     def load(self, name: str) -> None:
         """Go back to a snapshot: a live one resumes at once, a cold one boots."""
@@ -116,24 +125,59 @@ class VirtualMachine:
                 run(["qemu-img", "snapshot", "-a", name, str(path)])
             self.boot()
             return
-        for disk in self.spec.disks:
-            if disk.nvme:
-                self._blank(disk)
+        for disk in self._late:
+            self._blank(disk)
         self._launch(["-loadvm", name])
 
     def _launch(self, more: list[str]) -> None:
         self.paths.run.mkdir(parents=True, exist_ok=True)
+        self._start_caches()
         network.add_tap(self.paths, self.spec.name)
         self.daemon.start([*network.inside(self.paths), *self._argv(), *more], log=self.home / "qemu.log")
 
-    def plug_nvme(self) -> None:
-        """Plug in the NVMe disks: QEMU cannot save a machine that has an NVMe controller, so the saved one has none."""
+    def _cache(self, disk: Disk) -> Daemon:
+        return Daemon(self.home / f"{disk.serial}.json")
+
+    def _socket(self, disk: Disk) -> Path:
+        return self.paths.run / f"{self.spec.name}-{disk.serial}.nbd"
+
+    def _start_caches(self) -> None:
+        """The write cache of each volatile disk: a process that writes to the disk's file when it is told to flush, and not before."""
+        volatile = [disk for disk in self.spec.disks if disk.volatile]
+        if volatile and shutil.which("nbdkit") is None:
+            raise LabError(f"nbdkit is missing, which {self.spec.name} needs: install the package nbdkit (apt-get install nbdkit).")
+        for disk in volatile:
+            self._cache(disk).stop()
+            self._socket(disk).unlink(missing_ok=True)
+            argv = ["nbdkit", "--foreground", "--unix", str(self._socket(disk)), "--filter=cache", "file", str(self._path(disk))]
+            self._cache(disk).start([*argv, "cache=writeback"], log=self.home / "nbdkit.log")
+        deadline = time.monotonic() + CACHE_SECONDS
+        while not all(self._socket(disk).exists() for disk in volatile):
+            if time.monotonic() > deadline:
+                raise LabError(f"nbdkit did not start for {self.spec.name}; see {self.home / 'nbdkit.log'}.")
+            time.sleep(0.05)
+
+    def plug(self) -> None:
+        """Plug in the disks that a loaded snapshot is without: QEMU saves neither NVMe controllers nor disks served by others."""
         with Qmp(self.monitor) as monitor:
-            for disk in self.spec.disks:
-                if disk.nvme:
-                    node = {"driver": "file", "filename": str(self._path(disk))}
-                    monitor.command("blockdev-add", **{"driver": "qcow2", "node-name": disk.serial, "file": node})
-                    monitor.command("device_add", driver="nvme", drive=disk.serial, serial=disk.serial, id=f"nvme-{disk.serial}")
+            for disk in self._late:
+                monitor.command("blockdev-add", **self._node(disk))
+                monitor.command("device_add", **self._device(disk))
+
+    def _node(self, disk: Disk) -> dict[str, Any]:
+        if disk.volatile:
+            return {"driver": "nbd", "node-name": disk.serial, "server": {"type": "unix", "path": str(self._socket(disk))}}
+        # Flushes are left out where nothing is lost by it: the host itself does not lose power.
+        file = {"driver": "file", "filename": str(self._path(disk))}
+        return {"driver": "qcow2", "node-name": disk.serial, "file": file, "cache": {"no-flush": True}, "discard": "unmap"}
+
+    @staticmethod
+    def _device(disk: Disk) -> dict[str, Any]:
+        kind = "nvme" if disk.nvme else "virtio-blk-pci"
+        return {"driver": kind, "drive": disk.serial, "serial": disk.serial, "id": f"{kind}-{disk.serial}"}
+
+    def _plugged(self, disk: Disk) -> list[str]:
+        return ["-blockdev", json.dumps(self._node(disk)), "-device", json.dumps(self._device(disk))]
 
     def _argv(self) -> list[str]:
         spec = self.spec
@@ -152,13 +196,9 @@ class VirtualMachine:
         argv += ["-netdev", f"tap,id=lan,ifname={spec.name},script=no,downscript=no", "-device", f"virtio-net-pci,netdev=lan,mac={mac}"]
         argv += self._drive("root", self.home / "root.qcow2", "")
         for disk in spec.disks:
-            if not disk.nvme:
+            if not disk.late:
                 argv += self._drive(disk.serial, self._path(disk), f",serial={disk.serial}")
         return argv
-
-    def _nvme(self, disk: Disk) -> list[str]:
-        drive = f"file={self._path(disk)},if=none,id={disk.serial},format=qcow2,cache=unsafe,discard=unmap"
-        return ["-drive", drive, "-device", f"nvme,drive={disk.serial},serial={disk.serial}"]
 
     @staticmethod
     def _drive(name: str, path: Path, more: str) -> list[str]:
@@ -166,13 +206,18 @@ class VirtualMachine:
         return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}{more}"]
 
     def save_live(self, name: str) -> None:
-        """Keep memory and disks under a name; the machine runs on. It must not have its NVMe disks yet."""
+        """Keep memory and disks under a name; the machine runs on. Late disks must not be plugged in yet."""
         with Qmp(self.monitor) as monitor:
             monitor.human(f"savevm {name}")
         self._remember(name, "live")
 
     def save_cold(self, name: str) -> None:
-        """Keep the disks of the stopped machine under a name."""
+        """Keep the disks of the stopped machine under a name.
+
+        :raises LabError: when it has volatile disks, whose format knows no snapshots.
+        """
+        if any(disk.volatile for disk in self.spec.disks):
+            raise LabError(f"{self.spec.name} has volatile disks, which cannot be kept under a name: end it with `down --discard` first.")
         for path in self._disks():
             run(["qemu-img", "snapshot", "-c", name, str(path)])
         self._remember(name, "cold")
@@ -183,12 +228,16 @@ class VirtualMachine:
     def stop(self) -> None:
         """Flush what the guest wrote and end QEMU."""
         self.daemon.stop(patience=10)
+        for disk in self.spec.disks:
+            self._cache(disk).stop()
         self.monitor.unlink(missing_ok=True)
         self.console.unlink(missing_ok=True)
 
     def cut(self) -> None:
-        """A power cut."""
+        """A power cut; volatile disks lose what they have not flushed."""
         self.daemon.kill()
+        for disk in self.spec.disks:
+            self._cache(disk).kill()
 
     def discard(self) -> None:
         """Forget its disks."""

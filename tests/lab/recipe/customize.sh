@@ -21,10 +21,13 @@ install -d "$root/etc/systemd/network" "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' > "$root/etc/systemd/journald.conf.d/lab.conf"
 
 in_root() { chroot "$root" "$@"; }
-in_root systemctl enable systemd-networkd ssh
-# Roles start what they need; nothing else runs, and nothing runs by the clock.
-in_root systemctl disable docker.service docker.socket containerd.service nginx.service nfs-server.service \
-  open-iscsi.service iscsid.service iscsid.socket zfs-import-cache.service 2>/dev/null || true
+# The generator reads the address from the kernel's command line.
+in_root systemctl enable systemd-networkd systemd-network-generator ssh
+# Roles start what they need; nothing else runs, and nothing runs by the clock. One that is not there must not keep the others on.
+for unit in docker.service docker.socket containerd.service nginx.service nfs-server.service open-iscsi.service iscsid.service \
+  iscsid.socket smartmontools.service sanoid.timer; do
+  in_root systemctl disable "$unit" 2>/dev/null || true
+done
 in_root systemctl enable zfs-import-cache.service zfs-import.target zfs-mount.service zfs.target
 in_root systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer man-db.timer \
   dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-firstboot.service systemd-timesyncd.service

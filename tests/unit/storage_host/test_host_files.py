@@ -78,6 +78,10 @@ def test_parameters_are_written_in_place_and_only_where_they_exist(tmp_path: Pat
 BAD = {
     "relative": (option("a/b"), "The path 'a/b' in files is relative. Write it from the root."),
     "both contents": (option("/a", content="x", secret_content="y"), "The file /a needs exactly one of content and secret_content."),
+    "a validation of nothing": (
+        option("/a", validate=["nft", "-c"]),
+        "The command in validate of /a lacks %s, which stands for the file it must look at.",
+    ),
     "a symbolic mode": (option("/a", mode="u=rw"), "The mode 'u=rw' of /a is not octal. Write it as '0644'."),
 }
 
@@ -108,3 +112,51 @@ def test_an_unknown_owner_leaves_the_old_file(tmp_path: Path) -> None:
         files.apply(step)
     assert path.read_text(encoding="utf-8") == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_block_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "zed.rc"
+    path.write_text("OWN=1", encoding="utf-8")
+    path.chmod(0o600)
+    for content in ("A=1\n", "A=2\n"):
+        made = planned(option(path, content=content, block=True))
+        made.carry_out(files.apply)
+        written = path.read_text(encoding="utf-8")
+        assert written == f"OWN=1\n# BEGIN selfhosted.llm_stack\n{content}# END selfhosted.llm_stack\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.write_text(written + "LATER=1\n", encoding="utf-8")
+        assert planned(option(path, content=content, block=True)).steps == ()
+        path.write_text(written, encoding="utf-8")
+
+
+def test_a_block_makes_a_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "zed.rc"
+    planned(option(path, content="A=1\n", block=True)).carry_out(files.apply)
+    assert path.read_text(encoding="utf-8").splitlines() == ["# BEGIN selfhosted.llm_stack", "A=1", "# END selfhosted.llm_stack"]
+    assert planned(option(path, content="A=1\n", block=True)).steps == ()
+
+
+def test_a_file_of_another_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sanoid.conf"
+    path.write_text("[tank]\n", encoding="utf-8")
+    made = planned(option(path, marker="Written by us"))
+    assert made.steps == ()
+    assert [refusal.reason for refusal in made.refusals] == [
+        f"Refusing to replace {path}: it does not say 'Written by us', so somebody else wrote it. "
+        "Move what it says into the variables, and the file away."
+    ]
+    path.write_text("# Written by us\n", encoding="utf-8")
+    assert [step.action for step in planned(option(path, marker="Written by us")).steps] == ["write"]
+
+
+def test_a_file_that_its_command_refuses_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "rules"
+    path.write_text("old\n", encoding="utf-8")
+    (step,) = planned(option(path, validate=["grep", "-q", "good", "%s"])).steps
+    with pytest.raises(StackError, match=r"`grep -q good .*` failed with exit status 1"):
+        files.apply(step)
+    assert path.read_text(encoding="utf-8") == "old\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rules"]
+    (step,) = planned(option(path, content="good\n", validate=["grep", "-q", "good", "%s"])).steps
+    files.apply(step)
+    assert path.read_text(encoding="utf-8") == "good\n"

@@ -1,0 +1,141 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role refuses before it asks a machine anything, and the files it would write: one run of ansible-playbook for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+COLLECTIONS = ROOT / "build" / "collections"
+GOOD: dict[str, Any] = {
+    "storage_host_pools": [{"name": "llm"}],
+    "storage_host_datasets": [{"name": "llm", "properties": {"atime": "off"}}, {"name": "llm/data"}],
+    "storage_host_nfs_exports": [{"path": "/llm/data", "clients": ["10.0.0.0/24"], "options": "rw,sync,no_subtree_check"}],
+    "storage_host_iscsi_targets": [{"portals": ["10.0.0.1:3260", "[fd00::1]:3261"]}],
+    "storage_host_snapshots": [{"dataset": "llm/data", "recursive": True, "hourly": 6}],
+    "storage_host_firewall": {"nfs": ["10.0.0.0/24", "fd00::/64"], "iscsi": ["10.0.0.31"], "https": []},
+}
+EXPORT = {"path": "/x", "clients": ["10.0.0.0/24"]}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "async": (
+        {"storage_host_nfs_exports": [{**EXPORT, "options": "rw,async"}]},
+        "The export /x in storage_host_nfs_exports is async: a power cut would lose what clients were told is safe; nothing was changed.",
+    ),
+    "blank": (
+        {"storage_host_nfs_exports": [{**EXPORT, "path": "/x y"}]},
+        "The export /x y in storage_host_nfs_exports is not usable: the path must be absolute",
+    ),
+    "network": (
+        {"storage_host_firewall": {"nfs": ["10.0.0.0/24", "lan"]}},
+        "lan in storage_host_firewall is no network; nothing was changed. Write networks as 10.0.0.0/24 or 2001:db8::/64.",
+    ),
+    "injection": (
+        {"storage_host_firewall": {"https": ["10.0.0.0/24 } accept"]}},
+        "10.0.0.0/24 } accept in storage_host_firewall is no network; nothing was changed.",
+    ),
+    "dataset": (
+        {"storage_host_snapshots": [{"dataset": "llm/data]\\n[x"}]},
+        "A dataset in storage_host_snapshots has a name that ZFS does not take; nothing was changed.",
+    ),
+    "token": (
+        {"storage_host_models_tokens": [{"name": "gpu2", "token": "short"}]},
+        "The token of gpu2 in storage_host_models_tokens is shorter than 16 characters",
+    ),
+    "certificate": (
+        {"storage_host_tls_certificate": "/etc/ssl/a.pem"},
+        "Only one of storage_host_tls_certificate and storage_host_tls_key is set for certificate; nothing was changed.",
+    ),
+}
+TEMPLATES = ("firewall.nft", "sanoid.conf")
+TASKS = [
+    {
+        "ansible.builtin.include_role": {"name": "selfhosted.llm_stack.storage_host", "tasks_from": "options", "public": True},
+    },
+    {
+        "ansible.builtin.copy": {
+            "content": "{{ lookup('ansible.builtin.template', role ~ '/templates/' ~ item ~ '.j2') }}",
+            "dest": "{{ place }}/{{ item }}",
+        },
+        "loop": list(TEMPLATES),
+    },
+    {
+        "ansible.builtin.copy": {
+            "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units} | to_json }}",
+            "dest": "{{ place }}/variables.json",
+        },
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The output with line breaks folded, and where the good host's files are."""
+    place = tmp_path_factory.mktemp("role")
+    hosts = {name: {**GOOD, **variables} for name, (variables, _) in BAD.items()}
+    common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(place)}
+    common["role"] = str(ROOT / "roles" / "storage_host")
+    (place / "hosts.json").write_text(json.dumps({"all": {"hosts": {"good": GOOD, **hosts}, "vars": common}}))
+    (place / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": TASKS}]))
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"}
+    program = Path(sys.executable).with_name("ansible-playbook")
+    ended = subprocess.run(
+        [str(program), "-i", "hosts.json", "play.json"], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    return " ".join(ended.stdout.split()), place
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_a_sentence(ran: tuple[str, Path], name: str) -> None:
+    output = ran[0]
+    assert BAD[name][1] in output
+    assert re.search(rf"{name} : ok=\d+ changed=0 unreachable=0 failed=1 ", output)
+
+
+def test_the_firewall_holds_what_is_declared_and_nothing_of_other_services(ran: tuple[str, Path]) -> None:
+    text = (ran[1] / "firewall.nft").read_text()
+    assert text.count("policy accept") == 1
+    assert "elements = { 10.0.0.0/24 }" in text and "elements = { fd00::/64 }" in text and "elements = { 10.0.0.31 }" in text
+    assert "th dport { 111, 2049 } counter drop" in text
+    assert "th dport { 3260, 3261 } counter drop" in text
+    assert "8443" not in text, "no network is named for https, so it is not touched"
+    assert text.index("iif lo accept") < text.index("drop")
+    # The old table goes and the new one comes in one transaction.
+    assert text.index("delete table inet llm_stack_storage") < text.index("table inet llm_stack_storage {")
+
+
+def test_sanoid_gets_every_period_said(ran: tuple[str, Path]) -> None:
+    lines = (ran[1] / "sanoid.conf").read_text().splitlines()
+    assert lines[0].startswith("# Written by the role selfhosted.llm_stack.storage_host.")
+    assert lines[2:] == [
+        "[llm/data]",
+        "recursive = yes",
+        "frequently = 0",
+        "hourly = 6",
+        "daily = 14",
+        "weekly = 0",
+        "monthly = 3",
+        "yearly = 0",
+        "autosnap = yes",
+        "autoprune = yes",
+    ]
+
+
+def test_the_distributions_scrub_is_off_beside_what_is_declared_of_the_pool(ran: tuple[str, Path]) -> None:
+    found = json.loads((ran[1] / "variables.json").read_text())
+    assert found["datasets"] == [
+        {"name": "llm", "properties": {"org.debian:periodic-scrub": "disable", "atime": "off"}},
+        {"name": "llm/data", "properties": {}},
+    ]
+    units = {unit["name"]: unit["runs"] for unit in found["units"]}
+    assert units["zfs-scrub-monthly@llm.timer"] is True
+    assert units["rtslib-fb-targetctl.service"] is False, "starting it drops every session"
