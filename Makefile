@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -q
 
 # What each of the two sums up, cheapest first.
 LINT := lint-style lint-types lint-docs lint-ansible lint-sanity lint-importer
-TEST := test-unit test-installed test-cloud test-swarm test-lab
+TEST := test-unit test-installed test-services test-cloud test-swarm test-lab
 
 .PHONY: packages venv venvs link lock ci-forget ci-table help demo test lint bench docs lab-up lab-down test-long $(LINT) $(TEST)
 help:
@@ -56,6 +56,10 @@ test-installed: venv link ## the collection as others get it: built, installed a
 
 test-cloud: venv link ## the real API of an OpenStack cloud, with pretend machines behind it
 	@$(PYTEST) tests/cloud --junit-xml=build/junit/test-cloud.xml
+
+test-services: venv link ## the chat service and the analytics: real Chroma, Chromium, PostgreSQL, stand-in engines that are cut off
+	@$(PYTHON) tests/tools/venvs.py --services
+	@.venv-services/bin/python -m pytest -q tests/services --junit-xml=build/junit/test-services.xml
 
 test-swarm: venv link ## several real engines in machines that boot in seconds
 	@$(PYTEST) tests/swarm --junit-xml=build/junit/test-swarm.xml
@@ -112,7 +116,7 @@ lock: ## write the locks in requirements/ anew, from the files *.in beside them;
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
 	done
-	for name in cloud peers; do \
+	for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
-	    --universal --python-version 3.11 requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	    --universal --python-version 3.11 $$lock.in -o $$lock.txt || exit 1; \
 	done

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,18 @@ def _unchanged(lab: Lab) -> None:
         raise NotTaken(f"a run of site.yml that had nothing to do changed {changes} things")
 
 
+def stream_cut_visible() -> Figure:
+    """Count the cut streams a client sees, of 200; the peer is the balancer without the chat service."""
+    for argv in ([sys.executable, "tests/tools/venvs.py", "--services"], [".venv-services/bin/python", "tests/services/cut_streams.py"]):
+        ended = subprocess.run(argv, cwd=REPO, stdout=subprocess.PIPE, text=True, check=False)
+        if ended.returncode:
+            raise NotTaken(f"`{' '.join(argv)}` ended with status {ended.returncode}; what it said is above")
+    seen = json.loads(ended.stdout)
+    return Figure("stream_cut_visible", "streams", seen["ours"], seen["peer"], n=seen["streams"], goal="0 of at least 100")
+
+
 FIGURES: list[Callable[[], Figure]] = [
+    stream_cut_visible,
     site_noop,
     swarm_noop,
     cloud_states,

@@ -63,7 +63,7 @@ class Chain:
         self.place = place
         self.started: list[subprocess.Popen[bytes]] = []
         self.engines: list[subprocess.Popen[bytes]] = []
-        self.port, self.native, self.balancer = free_port(), free_port(), free_port()
+        self.port, self.native, self.balancer, self.keys = free_port(), free_port(), free_port(), free_port()
         try:
             ports = [self._engine(number, environment or {}) for number in range(engines)]
             self._balancer([f"127.0.0.1:{port}" for port in ports], changes)
@@ -92,14 +92,26 @@ class Chain:
         return port
 
     def _balancer(self, servers: list[str], changes: dict[str, Any]) -> None:
-        ports = {"__llm_services_balancer_port": self.balancer, "__llm_services_metrics_port": free_port()}
+        ports = {
+            "__llm_services_balancer_port": self.balancer,
+            "__llm_services_metrics_port": free_port(),
+            "__llm_services_keys_port": self.keys,
+        }
+        (self.place / "edge_keys").write_text(render("edge-keys.map.j2"))
         text = render("haproxy.cfg.j2", __llm_services_servers=servers, **ports, **changes).replace("bind :", "bind 127.0.0.1:")
+        text = text.replace("/run/secrets", str(self.place))
         path = self.place / "haproxy.cfg"
         path.write_text(text)
         self._start("haproxy", [program("haproxy", "haproxy"), "-W", "-db", "-f", str(path)], self.balancer)
 
     def _edge(self, changes: dict[str, Any]) -> None:
-        path = edge_files(self.place, self.port, self.native, f"127.0.0.1:{self.balancer}", changes)
+        path = edge_files(
+            self.place,
+            self.port,
+            self.native,
+            f"127.0.0.1:{self.balancer}",
+            {"__llm_services_keys_server": f"127.0.0.1:{self.keys}", **changes},
+        )
         self._start("nginx", [program("nginx", "nginx-light"), "-e", "stderr", "-c", str(path), "-g", "daemon off;"], self.port)
 
     def _until_healthy(self) -> None:
@@ -148,7 +160,6 @@ def edge_files(place: Path, port: int, native: int, balancer: str, changes: dict
     out = ["-keyout", str(place / "edge_tls_key"), "-out", str(place / "tls.crt")]
     subprocess.run([*request, *names, *out], check=True, capture_output=True)
     (place / "cache").mkdir()
-    (place / "edge_keys").write_text(render("edge-keys.map.j2"))
     values = {"llm_services_edge_port": port, "llm_services_ollama_port": native, "__llm_services_balancer": balancer, **changes}
     text = render("nginx.conf.j2", **values)
     moves = {

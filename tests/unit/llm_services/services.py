@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -30,8 +31,11 @@ def variables(**changes: Any) -> dict[str, Any]:
         "llm_services_model": "tiny",
         "llm_services_model_file": "tiny.gguf",
         "llm_services_api_keys": [{"name": "team", "key": KEY}],
+        "__llm_services_network": internal["__llm_services_network"],
+        "__llm_services_chat_image": "registry.test/chat@sha256:0",
         **changes,
     }
+    values["__llm_services_chat"] = {**internal["__llm_services_chat_defaults"], **values["llm_services_chat"]}
     values["__llm_services_port"] = values["__llm_services_engines"][values["llm_services_engine"]]["port"]
     return values
 
@@ -39,9 +43,12 @@ def variables(**changes: Any) -> dict[str, Any]:
 def render(template: str, **changes: Any) -> str:
     """One rendered template."""
     # Block lines leave nothing behind, as in Ansible.
-    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(to_json=json.dumps, quote=shlex.quote, bool=boolean)
-    return environment.from_string((ROLE / "templates" / template).read_text()).render(variables(**changes))
+    loader = jinja2.FileSystemLoader(ROLE / "templates")
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(
+        to_json=json.dumps, quote=shlex.quote, bool=boolean, hash=lambda text, kind: hashlib.new(kind, text.encode()).hexdigest()
+    )
+    return environment.get_template(template).render(variables(**changes))
 
 
 def stack(**changes: Any) -> dict[str, Any]:

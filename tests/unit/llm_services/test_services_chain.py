@@ -34,8 +34,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
 @pytest.mark.parametrize("native", [0, 11434])
-def test_nginx_accepts_the_edge_s_configuration(tmp_path: Path, engine: str, native: int) -> None:
-    path = edge_files(tmp_path, 18443, native, "balancer:8080", {"llm_services_engine": engine})
+@pytest.mark.parametrize("chat", [False, True])
+def test_nginx_accepts_the_edge_s_configuration(tmp_path: Path, engine: str, native: int, chat: bool) -> None:
+    path = edge_files(tmp_path, 18443, native, "balancer:8080", {"llm_services_engine": engine, "llm_services_chat": {"enabled": chat}})
     ended = subprocess.run(
         [program("nginx", "nginx-light"), "-e", "stderr", "-t", "-q", "-c", str(path)], capture_output=True, text=True, check=False
     )
@@ -46,13 +47,23 @@ def test_nginx_accepts_the_edge_s_configuration(tmp_path: Path, engine: str, nat
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
 def test_haproxy_accepts_the_balancer_s_configuration(tmp_path: Path, engine: str) -> None:
     path = tmp_path / "haproxy.cfg"
-    path.write_text(render("haproxy.cfg.j2", llm_services_engine=engine))
+    (tmp_path / "edge_keys").write_text(render("edge-keys.map.j2"))
+    path.write_text(render("haproxy.cfg.j2", llm_services_engine=engine).replace("/run/secrets", str(tmp_path)))
     ended = subprocess.run([program("haproxy", "haproxy"), "-c", "-q", "-f", str(path)], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "server-template engine 16 tasks.llm_engine:" in path.read_text()
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": KEY},
+        {"Authorization": f"Bearer {KEY.upper()}"},
+        {"Authorization": "Bearer "},
+    ],
+)
 def test_without_the_key_nothing_is_answered(chain: Chain, headers: dict[str, str]) -> None:
     answer = chain.ask("GET", "/v1/models", headers=headers)
     assert answer.status == 401

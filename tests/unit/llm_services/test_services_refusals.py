@@ -22,6 +22,7 @@ GOOD = {
     "llm_services_model_file": "tiny.gguf",
     "llm_services_api_keys": [{"name": "team", "key": "a-key-of-the-tests-only"}],
 }
+CHAT: dict[str, Any] = {"enabled": True, "image": "x:1", "analytics_password": "a-password-of-the-tests"}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, ""),
     "ollama with a store of its own": ({"llm_services_model_file": ""}, ""),
@@ -43,6 +44,22 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "each needs a name of its own",
     ),
     "half a certificate": ({"llm_services_tls_key": "/x"}, "Only one of llm_services_tls_certificate and llm_services_tls_key is set."),
+    "the chat service": ({"llm_services_chat": CHAT}, ""),
+    "a chat service without a password": (
+        {"llm_services_chat": {"enabled": True, "image": "x:1"}},
+        "llm_services_chat cannot run like this. analytics_password has 0 characters and needs 12;",
+    ),
+    "a chat service without an image or a registry": (
+        {"llm_services_chat": {**CHAT, "image": ""}, "registry_address": ""},
+        'image is "" (empty needs registry_address, to push what is built)',
+    ),
+    "too many chat services": ({"llm_services_chat": {**CHAT, "replicas": 4}}, "replicas is 4 (1 to 3)"),
+    "a widget without answers": ({"llm_services_chat": {**CHAT, "widget_daily": 0}}, "widget_daily is 0 (at least one for each replica)"),
+    "unknown embeddings": ({"llm_services_chat": {**CHAT, "embeddings": "bert"}}, "embeddings is bert (minilm, or ollama:NAME)"),
+    "another database": (
+        {"llm_services_chat": {**CHAT, "database_url": "mysql://x"}},
+        "database_url is empty or begins with postgresql://.",
+    ),
     "no queue": ({"llm_services_queue": 0}, "llm_services_queue 0 and llm_services_context_length 8192. The first two are at least 1"),
 }
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from loopback import OLLAMA
-from services import render, stack
+from services import ROLE, render, stack
 
 ENGINES = ("ollama", "llamacpp")
 
@@ -42,6 +43,66 @@ def test_every_service_has_health_check_limits_and_policies(engine: str, name: s
     assert deploy["rollback_config"]["parallelism"] == 1
     assert deploy["restart_policy"]["condition"] == "any"
     assert service["logging"]["options"]["max-size"] == "10m"
+
+
+CHAT: dict[str, Any] = {"enabled": True, "analytics_password": "a-password-of-the-tests"}
+
+
+def test_the_chat_service_is_off_by_default() -> None:
+    assert set(stack()["services"]) == {"edge", "balancer", "engine"}
+    assert "widget" not in render("nginx.conf.j2")
+
+
+@pytest.mark.parametrize("name", ["chroma", "chat", "analytics"])
+def test_services_of_the_chat_are_private_bounded_and_not_root(name: str) -> None:
+    made = stack(llm_services_chat=CHAT)
+    service = made["services"][name]
+    assert "ports" not in service
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert set(service["deploy"]["resources"]["limits"]) == {"memory", "pids"}
+    assert service["deploy"]["update_config"]["failure_action"] == "rollback"
+    assert service["deploy"]["endpoint_mode"] == "dnsrr"
+    assert name == "chroma" or service["user"] == "10001:10001"
+    assert set(service["networks"]) <= set(made["networks"])
+
+
+def test_chroma_is_reached_by_the_chat_service_alone() -> None:
+    services = stack(llm_services_chat=CHAT)["services"]
+    assert [name for name, one in services.items() if "llm_documents" in one["networks"]] == ["chroma", "chat"]
+    assert services["chroma"]["networks"] == ["llm_documents"]
+    assert services["chroma"]["volumes"][0] == {"type": "bind", "source": "/var/lib/llm-stack/chat/chroma", "target": "/data"}
+
+
+def test_settings_reach_the_chat_service_and_its_secrets_do_not_show() -> None:
+    wished = {**CHAT, "replicas": 3, "widget_daily": 100, "widget_domains": ["a.org", "*.b.org"], "continue_cut_streams": False}
+    services = stack(llm_services_chat={**wished, "database_url": "postgresql://llm:hidden@db/llm"})["services"]
+    environment = services["chat"]["environment"]
+    assert (environment["WIDGET_DAILY"], environment["WIDGET_DOMAINS"]) == ("33", "a.org,*.b.org")
+    assert (environment["CONTINUE_CUT_STREAMS"], environment["LOG_PROMPTS"]) == ("0", "0")
+    assert services["analytics"]["deploy"]["replicas"] == 2
+    assert [one["source"] for one in services["analytics"]["secrets"]] == ["analytics_token", "analytics_password", "analytics_database"]
+    text = str(services)
+    assert "hidden" not in text
+    assert "a-password-of-the-tests" not in text
+
+
+def test_the_image_s_tag_follows_from_all_its_sources() -> None:
+    named = (ROLE / "vars" / "main.yml").read_text()
+    directories = {
+        path.parent.relative_to(ROLE / "files")
+        for path in (ROLE / "files" / "chat").rglob("*")
+        if not any(part.startswith((".", "__pycache__")) for part in path.relative_to(ROLE).parts[:-1])
+    }
+    assert len(directories) >= 6
+    assert [str(one) for one in directories if one.parts and f"'{one}/*'" not in named] == []
+
+
+def test_sqlite_has_one_writer_and_a_local_directory() -> None:
+    analytics = stack(llm_services_chat=CHAT)["services"]["analytics"]
+    assert analytics["deploy"]["replicas"] == 1
+    assert analytics["volumes"][0] == {"type": "bind", "source": "/var/lib/llm-stack/chat/analytics", "target": "/data"}
 
 
 def test_an_engine_takes_one_gpu_and_reads_its_model_only() -> None:
@@ -70,10 +131,10 @@ def test_without_a_file_ollama_uses_the_store_it_is_given() -> None:
     assert "volumes" not in stack(llm_services_model_file="")
 
 
-def test_the_keys_are_in_a_secret_and_nowhere_else() -> None:
+def test_the_keys_are_hashed_in_a_secret_and_nowhere_else() -> None:
     texts = [render(name) for name in ("nginx.conf.j2", "haproxy.cfg.j2", "stack.yml.j2", "ollama-start.sh.j2")]
     assert not any("a-key-of-the-tests-only" in text for text in texts)
-    assert render("edge-keys.map.j2") == '"Bearer a-key-of-the-tests-only" "team";\n'
+    assert render("edge-keys.map.j2") == f"{hashlib.sha256(b'a-key-of-the-tests-only').hexdigest().upper()} team\n"
 
 
 def test_the_measured_values_are_all_there() -> None:

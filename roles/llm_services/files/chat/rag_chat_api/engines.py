@@ -1,0 +1,300 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asks the engines, through the balancer, and lets no client see that one was lost.
+
+Before the first token a lost request is asked again. After it, what has been sent is resent as the assistant's turn and another
+engine goes on. A reader thread does the waiting, so the stream to the client can show that it lives meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+import threading
+import time
+from typing import Iterator
+
+import httpx
+
+from .events import Continued, Done, Event, Failed, Json, Lost, Quiet
+from .partial import Partial, can_continue
+from .settings import Settings
+from .sse import payloads
+
+CHAT = "/v1/chat/completions"
+# Engines that one answer may lose. A request that makes engines crash must not go through the whole fleet.
+TRIES = 6
+# Tries while the balancer is away or has no engine; the time allowed ends them earlier.
+ATTEMPTS = 64
+_AWAY = (502, 503, 504)
+
+
+class Cut(Exception):
+    """The engine vanished, or stopped sending.
+
+    :param engine: its name.
+    :param reached: whether the request reached an engine, which it may have harmed.
+    """
+
+    def __init__(self, engine: str, why: str, *, reached: bool = True) -> None:
+        super().__init__(why)
+        self.engine, self.reached = engine, reached
+
+
+class Refusal(Exception):
+    """The balancer or an engine refused the request."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+def refusal(status: int, raw: bytes, retry_after: str = "") -> Failed:
+    """What an engine or the balancer answered instead of an answer; both OpenAI's and Ollama's wording are read."""
+    try:
+        error = json.loads(raw)["error"]
+    except (ValueError, KeyError, TypeError):
+        error = raw.decode("utf-8", "replace")[:500] or f"The engine answered with status {status}."
+    told = error if isinstance(error, dict) else {"message": error}
+    seconds = int(retry_after) if retry_after.isdigit() else (5 if status == 503 else 0)
+    return Failed(status, str(told.get("message") or error), str(told.get("type") or "api_error"), str(told.get("code") or ""), seconds)
+
+
+class Engines:
+    """The engines behind one address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        limits = httpx.Limits(max_connections=512, max_keepalive_connections=32)
+        first = settings.first_token_s
+        self.client = httpx.Client(base_url=settings.llm_url, limits=limits, timeout=httpx.Timeout(first, connect=3.0), trust_env=False)
+
+    # --- streams -----------------------------------------------------------------------------------------------------------
+    def stream(self, body: Json) -> Iterator[Event]:
+        """Answer a request piece by piece. The last event is Done or Failed; Quiet comes when nothing else does."""
+        events: queue.Queue[Event] = queue.Queue(maxsize=256)
+        attempt = _Attempt(self, body, events)
+        reader = threading.Thread(target=attempt.run, name="engine-reader", daemon=True)
+        reader.start()
+        slices, pause = 0, min(self.settings.heartbeat_s, self.settings.silence_s) / 3
+        try:
+            while True:
+                try:
+                    happened = events.get(timeout=pause)
+                except queue.Empty:
+                    attempt.watch()
+                    slices += 1
+                    if slices * pause >= self.settings.heartbeat_s:
+                        slices = 0
+                        yield Quiet()
+                    continue
+                slices = 0
+                yield happened
+                if isinstance(happened, (Done, Failed)):
+                    return
+        finally:
+            attempt.stop()
+
+    # --- whole answers -----------------------------------------------------------------------------------------------------
+    def whole(self, body: Json) -> tuple[Json, str] | Failed:
+        """Answer a request at once: the engine's own object and its name. Nothing was shown, so a lost answer is asked for again."""
+        deadline = time.monotonic() + self.settings.patience_s
+        for attempt in range(TRIES):
+            try:
+                got = self.client.post(CHAT, json={**body, "stream": False}, timeout=httpx.Timeout(600.0, connect=3.0))
+            except (httpx.TransportError, httpx.StreamError):
+                failed = Failed(503, "The engine was lost before it answered, and no other took over. Try again.", retry_after=5)
+            else:
+                answer = self._object(got)
+                if not isinstance(answer, Failed):
+                    return answer
+                if attempt == 0 or answer.status not in _AWAY:
+                    return answer
+                failed = answer
+            if time.monotonic() > deadline:
+                break
+            time.sleep(min(2.0, 0.1 * 2**attempt))
+        return failed
+
+    @staticmethod
+    def _object(got: httpx.Response) -> tuple[Json, str] | Failed:
+        if got.status_code != 200:
+            return refusal(got.status_code, got.content, got.headers.get("Retry-After", ""))
+        try:
+            answer = got.json()
+        except ValueError:
+            return Failed(502, "The engine's answer was no JSON.")
+        return answer, got.headers.get("X-LLM-Engine", "")
+
+    def alive(self) -> bool:
+        """Whether at least one engine serves, as the balancer sees it."""
+        try:
+            return self.client.get("/health", timeout=1.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class _Attempt:
+    """One request, on as many engines as it takes."""
+
+    def __init__(self, engines: Engines, body: Json, events: queue.Queue[Event]) -> None:
+        self.engines, self.settings, self.events = engines, engines.settings, events
+        self.body = {**body, "stream": True}
+        self.partial = Partial()
+        self.stopped = threading.Event()
+        self.response: httpx.Response | None = None
+        self.heard, self.speaks = time.monotonic(), False
+
+    def stop(self) -> None:
+        """The client is gone or satisfied: wake the reader and free the engine."""
+        self.stopped.set()
+        self._hang_up()
+
+    def watch(self) -> None:
+        """Leave an engine that fell silent after its first token; before it, an engine may take its time."""
+        if self.speaks and time.monotonic() - self.heard > self.settings.silence_s:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        response = self.response
+        if response is None or response.is_closed:
+            return
+        stream = response.extensions.get("network_stream")
+        held = stream.get_extra_info("socket") if stream is not None else None
+        if isinstance(held, socket.socket):
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+    def run(self) -> None:
+        """Ask until the answer is whole, cannot be had, or nobody wants it."""
+        try:
+            self._put(self._answer())
+        except Exception as error:  # The client must hear of an end, whatever it was.
+            self._put(Failed(500, f"The answer broke off: {type(error).__name__}."))
+            raise
+
+    def _put(self, happened: Event) -> None:
+        while not self.stopped.is_set():
+            try:
+                self.events.put(happened, timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    def _answer(self) -> Event:
+        """Ask engine after engine until one of them brought the answer to its end."""
+        deadline, lost, losses = 0.0, "", 0
+        failed = Failed(503, "The engine was lost, and no other took over. Try again.", code="engine_lost", retry_after=5)
+        for attempt in range(ATTEMPTS):
+            if self.stopped.is_set():
+                break
+            try:
+                return Done(self._once(lost))
+            except Refusal as refused:
+                if not deadline or refused.failed.status not in _AWAY:
+                    return self._given_up(refused.failed)
+            except Cut as cut:
+                ended = self._after(cut)
+                if ended is not None:
+                    return ended
+                if cut.reached or not deadline:
+                    deadline = time.monotonic() + self.settings.patience_s
+                losses += cut.reached
+                lost = cut.engine or lost if self.partial.begun else ""
+            if losses >= TRIES or (deadline and time.monotonic() > deadline):
+                return failed
+            self.stopped.wait(min(2.0, 0.05 * 2**attempt))
+        return failed
+
+    def _given_up(self, failed: Failed) -> Failed:
+        """A refusal after the first token ends the stream: say that the answer is not whole."""
+        if not self.partial.begun:
+            return failed
+        return Failed(failed.status, f"The engine was lost, and the rest of the answer was refused: {failed.message}", code="stream_cut")
+
+    def _after(self, cut: Cut) -> Event | None:
+        """Decide about a cut. None means: ask another engine."""
+        if self.partial.finished:
+            return Done(cut.engine)
+        if not self.partial.begun:
+            return None
+        why = ""
+        if not self.settings.continue_cut:
+            why = "continuing on another engine is switched off"
+        elif self.partial.calls or not can_continue(self.body):
+            why = "tool calls and structured output cannot be continued"
+        if why:
+            return Failed(502, f"The engine was lost in the middle of its answer; {why}. Ask again.", code="stream_cut")
+        if self.partial.exhausted(self.body):
+            self._put(self.partial.end("length"))
+            return Done(cut.engine)
+        if cut.reached:
+            self.partial.next_round()
+            self._put(Lost(cut.engine))
+        return None
+
+    def _once(self, lost: str) -> str:
+        """Ask one engine and pass on what it sends; return its name.
+
+        :raises Cut: when it vanished.
+        :raises Refusal: when it refused.
+        """
+        engine: str = ""
+        self.speaks = False
+        request = self.engines.client.build_request("POST", CHAT, json=self.partial.request(self.body))
+        try:
+            self.response = self.engines.client.send(request, stream=True)
+            engine = self.response.headers.get("X-LLM-Engine", "")
+            if self.response.status_code != 200:
+                raise Refusal(refusal(self.response.status_code, self.response.read(), self.response.headers.get("Retry-After", "")))
+            self._read(self.response, lost, engine)
+        except (httpx.TransportError, httpx.StreamError, OSError) as error:
+            raise Cut(engine, str(error), reached=not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))) from error
+        finally:
+            if self.response is not None:
+                self.response.close()
+        return str(engine)
+
+    def _read(self, response: httpx.Response, lost: str, engine: str) -> None:
+        announce = lost
+        for raw in payloads(response.iter_lines()):
+            if raw.strip() == "[DONE]":
+                self.partial.finished = True
+                return
+            body = _parsed(raw, engine)
+            chunk = self.partial.take(body)
+            self.heard, self.speaks = time.monotonic(), self.speaks or bool(chunk.text)
+            if announce and (chunk.text or self.partial.finished):
+                self._put(Continued(announce, engine, self.partial.tokens - bool(chunk.text)))
+                announce = ""
+            if chunk.visible:
+                self._put(chunk)
+                self.heard = time.monotonic()
+            if self.stopped.is_set():
+                return
+        if not self.partial.finished:
+            raise Cut(engine, "the stream ended before the answer did")
+
+
+def _parsed(raw: str, engine: str) -> Json:
+    """One event of an engine.
+
+    :raises Refusal: when it is an error of the request.
+    :raises Cut: when it is an error of the engine, or nonsense.
+    """
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        raise Cut(engine, "the engine sent no JSON") from error
+    if not isinstance(body, dict):
+        raise Cut(engine, "the engine sent no object")
+    told = body.get("error", body if str(body.get("type", "")).endswith("_error") else None)
+    if told is None:
+        return body
+    code = told.get("code") if isinstance(told, dict) else None
+    if isinstance(code, int) and 400 <= code < 500:
+        raise Refusal(refusal(code, json.dumps({"error": told}).encode()))
+    raise Cut(engine, "the engine reported an error of its own")

@@ -1,0 +1,253 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documents: found by meaning, kept apart, really deleted; files that are broken, hostile or too large are refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import QUESTIONS, passages, words
+from places import Api, Processes
+from rank_bm25 import BM25Okapi
+
+RECORD = Path(__file__).resolve().parents[2] / "build" / "recall.json"
+
+
+def upload(api: Api, collection: str, name: str, content: bytes | str) -> Any:
+    """Upload a file."""
+    return api.client.post("/api/documents", data={"collection": collection}, files={"file": (name, content)})
+
+
+def found(api: Api, collection: str, question: str, count: int = 5) -> list[dict[str, Any]]:
+    """Passages found for a question."""
+    got = api.client.get(f"/api/collections/{collection}/search", params={"q": question, "k": count})
+    assert got.status_code == 200, got.text
+    sources: list[dict[str, Any]] = got.json()["sources"]
+    return sources
+
+
+def test_passages_are_found_by_meaning_better_than_by_words(api: Api) -> None:
+    corpus = passages()
+    titles = {passage.name: set(words(passage.title.replace("_", " "))) for passage in corpus}
+    assert len(corpus) >= 200
+    assert len(QUESTIONS) >= 40
+    for question, names in QUESTIONS:
+        assert not [name for name in names if titles.get(name, set()) & set(words(question))], f"{question} shares a word with its title"
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda one: upload(api, "recall", f"{one.name}.txt", one.text).status_code, corpus))
+    assert set(statuses) == {201}
+    ranking = BM25Okapi([words(passage.text) for passage in corpus])
+    ours = words_only = 0
+    for question, names in QUESTIONS:
+        ours += bool({source["name"].removesuffix(".txt") for source in found(api, "recall", question)} & set(names))
+        scores = ranking.get_scores(words(question))
+        best = sorted(range(len(corpus)), key=lambda at: -scores[at])[:5]
+        words_only += bool({corpus[at].name for at in best} & set(names))
+    recall = {
+        "passages": len(corpus),
+        "questions": len(QUESTIONS),
+        "recall@5": ours / len(QUESTIONS),
+        "bm25@5": words_only / len(QUESTIONS),
+    }
+    RECORD.write_text(json.dumps(recall) + "\n")
+    print(recall)
+    assert ours > words_only
+    assert ours / len(QUESTIONS) >= 0.7
+
+
+def test_two_collections_do_not_leak_and_deletion_deletes(api: Api, processes: Processes) -> None:
+    secret = "The vault's code word is heliotrope-4711."
+    first = upload(api, "alpha", "secret.txt", secret).json()
+    upload(api, "beta", "harmless.txt", "Bananas are yellow.")
+    question = "What is the code word of the vault?"
+    assert [source["document"] for source in found(api, "alpha", question)] == [first["id"]]
+    assert not any("heliotrope" in source["text"] for source in found(api, "beta", question, 50))
+    assert api.client.delete(f"/api/documents/{first['id']}", params={"collection": "beta"}).status_code == 404
+    asked = api.client.post("/api/chat", json={"message": question, "collection": "beta"}).json()
+    assert [source["name"] for source in asked["sources"]] == ["harmless.txt"]
+    assert api.client.delete(f"/api/documents/{first['id']}", params={"collection": "alpha"}).json() == {"passages": 1}
+    assert found(api, "alpha", question) == []
+    assert api.client.get("/api/documents", params={"collection": "alpha"}).json() == {"documents": []}
+    assert api.client.delete(f"/api/documents/{first['id']}", params={"collection": "alpha"}).status_code == 404
+
+
+def test_a_deleted_collection_is_gone_and_its_name_is_free(api: Api) -> None:
+    upload(api, "gone", "a.txt", "Something.")
+    assert "gone" not in api.client.delete("/api/collections/gone").json()["collections"]
+    assert api.client.get("/api/documents", params={"collection": "gone"}).status_code == 404
+    assert api.client.post("/api/collections", json={"name": "gone"}).status_code == 201
+    assert api.client.post("/api/collections", json={"name": "gone"}).status_code == 200
+    assert found(api, "gone", "Something") == []
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "1e5"])
+def test_a_collection_may_have_a_name_that_looks_like_a_number(api: Api, name: str) -> None:
+    assert upload(api, name, "a.txt", "Something.").status_code == 201
+    assert name in api.client.get("/api/collections").json()["collections"]
+
+
+def test_the_passages_found_are_what_the_engine_is_given(api: Api) -> None:
+    upload(api, "given", "printer.txt", "The printer is on the second floor.")
+    answer = api.client.post("/api/chat", json={"message": "Where can I print? standin {}", "collection": "given"}).json()
+    assert answer["sources"][0]["name"] == "printer.txt"
+    assert answer["answer"].endswith("t10")
+    assert api.client.post("/api/chat", json={"message": "x", "collection": "never-made"}).status_code == 404
+
+
+def pdf(*lines: str, password: str = "") -> bytes:
+    """A PDF with these lines."""
+    from reportlab.lib.pdfencrypt import StandardEncryption
+    from reportlab.pdfgen import canvas
+
+    out = io.BytesIO()
+    drawn = canvas.Canvas(out, encrypt=StandardEncryption(password) if password else None)
+    for at, line in enumerate(lines):
+        drawn.drawString(72, 760 - 20 * at, line)
+    drawn.showPage()
+    drawn.save()
+    return out.getvalue()
+
+
+def docx(*lines: str) -> bytes:
+    """A Word document with these paragraphs and a table."""
+    import docx as word
+
+    document = word.Document()
+    for line in lines:
+        document.add_paragraph(line)
+    document.add_table(1, 2).rows[0].cells[0].text = "in a table"
+    out = io.BytesIO()
+    document.save(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("a.txt", "Grüße aus Köln".encode("cp1252"), "Grüße aus Köln"),
+        ("b.TXT", "Grüße aus Köln".encode("utf-16"), "Grüße aus Köln"),
+        ("c.md", "# Heading\n\nSome **bold** words.\n\n| a | b |\n|---|---|\n| 1 | 2 |", "Some bold words."),
+        ("d.html", "<p>Seen</p><script>unseen()</script><style>x{}</style><table><tr><td>a<td>b</table>", "Seen"),
+        ("e.pdf", pdf("The first line.", "The second line."), "The first line."),
+        ("f.docx", docx("A paragraph."), "A paragraph."),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 6 else "",
+)
+def test_every_kind_is_read_by_its_library(api: Api, name: str, content: bytes | str, wanted: str) -> None:
+    made = upload(api, "kinds", name, content)
+    assert made.status_code == 201, made.text
+    text = "".join(source["text"] for source in found(api, "kinds", wanted, 50) if source["document"] == made.json()["id"])
+    assert wanted in text
+    assert "unseen" not in text
+    assert name != "f.docx" or "in a table" in text
+
+
+def bomb(size: int) -> bytes:
+    """A Word document whose text unpacks to ``size`` bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, zipfile.ZipFile(io.BytesIO(docx("x"))) as good:
+        for part in good.infolist():
+            if part.filename != "word/document.xml":
+                archive.writestr(part, good.read(part))
+        with archive.open("word/document.xml", "w") as inside:
+            for _block in range(size // 1_000_000):
+                inside.write(b" " * 1_000_000)
+    return out.getvalue()
+
+
+def entities() -> bytes:
+    """A Word document whose text is the billion laughs."""
+    laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive, zipfile.ZipFile(io.BytesIO(docx("x"))) as good:
+        for part in good.infolist():
+            content = good.read(part)
+            if part.filename == "word/document.xml":
+                content = content.replace(b"<w:document", f'<!DOCTYPE d [<!ENTITY l0 "ha">{laughs}]>'.encode() + b"<w:document", 1)
+                content = content.replace(b"<w:t>x</w:t>", b"<w:t>&l9;</w:t>")
+            archive.writestr(part, content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "sentence"),
+    [
+        ("a.exe", b"MZ", 422, "'a.exe' is not a kind of document that can be read. Upload txt, md, html, pdf or docx."),
+        ("noname", b"x", 422, "'noname' is not a kind of document"),
+        ("big.txt", b"x" * (2 * 1024 * 1024 + 1), 413, "'big.txt' is larger than the 2 MiB that are taken. Split it."),
+        ("binary.txt", b"\x00\x01" * 500, 422, "it is no text file."),
+        ("empty.txt", b"  \n", 422, "'empty.txt' holds no text. If it is scanned"),
+        ("broken.pdf", b"%PDF-1.7 nonsense", 422, "it is no PDF that can be read"),
+        ("locked.pdf", pdf("x", password="secret"), 422, "it is protected by a password. Save it without."),
+        ("broken.docx", b"PK\x03\x04 nonsense", 422, "it is no Word document that can be read"),
+        ("bomb.docx", bomb(200_000_000), 422, "it unpacks to more than 100 MiB or 5000 parts. Save it as plain text."),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 12 else "",
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(api: Api, name: str, content: bytes, status: int, sentence: str) -> None:
+    got = upload(api, "refused", name, content)
+    assert got.status_code == status, got.text
+    assert sentence in got.json()["error"]["message"]
+    assert "refused" not in api.client.get("/api/collections").json()["collections"], "a refused file left something behind"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("laughs.docx", entities()),
+        ("deep.html", b"<div>" * 100_000),
+        ("deep.md", b">" * 50_000),
+        ("nested.md", b"[" * 20_000),
+        ("stars.md", b"*a_ " * 5_000),
+    ],
+    ids=["laughs.docx", "deep.html", "deep.md", "nested.md", "stars.md"],
+)
+def test_hostile_files_take_no_more_than_their_share(api: Api, name: str, content: bytes) -> None:
+    got = upload(api, "hostile-files", name, content)
+    assert got.status_code in (201, 422), got.text
+    assert api.client.get("/api/status").status_code == 200
+    assert found_nothing_huge(api)
+
+
+def found_nothing_huge(api: Api) -> bool:
+    """Whether no hostile file became a great many passages."""
+    if "hostile-files" not in api.client.get("/api/collections").json()["collections"]:
+        return True
+    listed = api.client.get("/api/documents", params={"collection": "hostile-files"}).json()["documents"]
+    return all(one["passages"] < 2000 for one in listed)
+
+
+def test_no_address_is_fetched_for_anybody(api: Api) -> None:
+    for body in ({"url": "http://169.254.169.254/"}, {"file": "http://127.0.0.1/", "collection": "ssrf"}):
+        assert api.client.post("/api/documents", data={"collection": "ssrf", **body}).status_code == 422
+    html = '<p>text</p><img src="http://127.0.0.1:9/x"><link rel="stylesheet" href="file:///etc/passwd"><iframe src="file:///etc/passwd">'
+    made = upload(api, "ssrf", "page.html", html)
+    assert made.status_code == 201
+    assert [source["text"] for source in found(api, "ssrf", "text")] == ["text"]
+
+
+def test_embeddings_of_the_engines_are_used_by_choice_and_never_mixed(processes: Processes, balancer: str, chroma: str, api: Api) -> None:
+    other = Api(processes, balancer, CHROMA_URL=chroma, EMBEDDINGS="ollama:tiny-embed")
+    assert upload(other, "other-space", "a.txt", "Something.").status_code == 201
+    assert found(other, "other-space", "Something.")[0]["text"] == "Something."
+    got = api.client.get("/api/collections/other-space/search", params={"q": "x"})
+    assert got.status_code == 409
+    assert (
+        "was made with ollama:tiny-embed, and all-MiniLM-L6-v2-int8 is in use. Delete it and upload anew." in got.json()["error"]["message"]
+    )
+
+
+def test_without_chroma_the_chat_goes_on_and_documents_say_so(processes: Processes, balancer: str) -> None:
+    lonely = Api(processes, balancer, CHROMA_URL="http://127.0.0.1:9")
+    assert lonely.client.post("/api/chat", json={"message": "Hello"}).status_code == 200
+    got = lonely.client.get("/api/collections")
+    assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
+    assert "The document store cannot be reached" in got.json()["error"]["message"]
+    assert lonely.client.get("/api/status").json()["documents"] is False

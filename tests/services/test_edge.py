@@ -1,0 +1,84 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role's nginx configuration before the chat service: what needs a key, what does not, and what happens when a part is away."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import httpx
+import pytest
+from conftest import KEYS
+from loopback import AUTHORIZED, edge_files, program
+from places import Api, Processes, free_port
+
+QUESTION = {"messages": [{"role": "user", "content": "Count."}]}
+SITE = {"Origin": "https://www.example.org"}
+
+
+class Edge:
+    """nginx, and the chat service behind it."""
+
+    def __init__(self, processes: Processes, balancer: str, api: Api) -> None:
+        self.port = free_port()
+        place = processes.place / f"edge-{self.port}"
+        place.mkdir()
+        servers = {"__llm_services_chat_server": f"127.0.0.1:{api.port}", "__llm_services_analytics_server": f"127.0.0.1:{api.port}"}
+        servers["__llm_services_keys_server"] = KEYS[balancer]
+        changes = {"llm_services_chat": {"enabled": True}, "llm_services_engine": "llamacpp", **servers}
+        path = edge_files(place, self.port, 0, balancer.partition("://")[2], changes)
+        argv = [program("nginx", "nginx-light"), "-e", "stderr", "-c", str(path), "-g", "daemon off;"]
+        processes.start(f"edge-{self.port}", argv, self.port)
+        self.client = httpx.Client(base_url=f"https://localhost:{self.port}", verify=str(place / "tls.crt"), timeout=60, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def edge(processes: Processes, balancer: str, api: Api) -> Iterator[Edge]:
+    """An edge before the chat service."""
+    made = Edge(processes, balancer, api)
+    yield made
+    made.client.close()
+
+
+def test_the_page_and_the_state_need_no_key_and_all_that_answers_does(edge: Edge) -> None:
+    for path in ("/", "/static/page.js", "/widget.js", "/openapi.json", "/api/status"):
+        assert edge.client.get(path).status_code == 200, path
+    for path in ("/api/collections", "/api/documents?collection=a", "/v1/models"):
+        assert edge.client.get(path).status_code == 401, path
+    for path in ("/api/chat", "/v1/chat/completions"):
+        assert edge.client.post(path, json=QUESTION).status_code == 401, path
+    assert edge.client.get("/metrics", headers=AUTHORIZED).status_code == 404
+
+
+def test_with_a_key_everything_answers_and_its_name_is_the_edge_s_to_say(edge: Edge, api: Api) -> None:
+    forged = {**AUTHORIZED, "X-LLM-Key": "somebody-else"}
+    assert (
+        edge.client.post("/v1/chat/completions", json=QUESTION, headers=forged).json()["choices"][0]["message"]["content"].endswith("t10")
+    )
+    assert edge.client.post("/api/chat", json={"message": "Hello"}, headers=forged).json()["answer"].endswith("t10")
+    assert edge.client.get("/v1/models", headers=AUTHORIZED).json()["data"][0]["id"] == "numbered"
+    assert edge.client.get("/api/collections", headers=AUTHORIZED).status_code == 200
+
+
+def test_the_widget_s_visitors_are_slowed_down(edge: Edge) -> None:
+    statuses = [edge.client.post("/widget/chat", json={"message": ""}, headers=SITE).status_code for _request in range(30)]
+    assert statuses[0] == 422
+    assert 429 in statuses
+    assert edge.client.get("/api/status").status_code == 200, "other routes are not slowed down"
+
+
+def test_the_password_of_the_analytics_passes_the_edge(edge: Edge) -> None:
+    # The chat service stands in for the analytics here; it knows no such path, and that is what comes back.
+    assert edge.client.get("/analytics/", auth=("me", "x")).json()["error"]["message"].startswith("The requested URL was not found")
+
+
+def test_without_the_chat_service_openai_s_api_goes_on(processes: Processes, balancer: str) -> None:
+    api = Api(processes, balancer)
+    edge = Edge(processes, balancer, api)
+    assert edge.client.post("/v1/chat/completions", json=QUESTION, headers=AUTHORIZED).status_code == 200
+    api.process.terminate()
+    api.process.wait()
+    assert edge.client.post("/v1/chat/completions", json=QUESTION, headers=AUTHORIZED).status_code == 200
+    got = edge.client.post("/api/chat", json={"message": "Hello"}, headers=AUTHORIZED)
+    assert (got.status_code, got.headers["Retry-After"]) == (503, "5")

@@ -1,0 +1,142 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The services' rules, as tables."""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from analytics.report import quantile, report
+from analytics.settings import from_environment as analytics_settings
+from places import CHAT
+from rag_chat_api.engines import refusal
+from rag_chat_api.partial import Partial, can_continue
+from rag_chat_api.settings import from_environment
+from rag_chat_api.split import PASSAGE, passages
+from rag_chat_api.sse import payloads
+from rag_chat_api.widget_cap import DailyCap, allowed
+
+DOMAINS = ("shop.example.org", "*.example.net")
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"),
+    [
+        ("https://shop.example.org", True),
+        ("https://SHOP.example.org:8443", True),
+        ("http://a.b.example.net", True),
+        ("https://example.net", False),
+        ("https://evil-example.net", False),
+        ("https://shop.example.org.evil.com", False),
+        ("https://evil.com/shop.example.org", False),
+        ("https://shop.example.org@evil.com", False),
+        ("file://shop.example.org", False),
+        ("null", False),
+        ("", False),
+        ("https://[", False),
+    ],
+)
+def test_only_listed_sites_may_use_the_widget(origin: str, wanted: bool) -> None:
+    assert allowed(origin, DOMAINS) is wanted
+    assert not allowed(origin, ())
+
+
+def test_the_day_s_answers_are_counted_and_come_back_at_midnight() -> None:
+    cap, evening = DailyCap(2), datetime(2026, 3, 1, 23, 59, 0, tzinfo=timezone.utc)
+    assert [cap.take(evening) for _answer in range(4)] == [0, 0, 60, 60]
+    assert cap.take(evening + timedelta(minutes=1)) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_passages_hold_the_whole_text_and_are_short(seed: int) -> None:
+    chance = random.Random(seed)
+    words = ["".join(chance.choices("abc", k=chance.choice((1, 5, 9, 2500)))) for _word in range(300)]
+    text = "".join(word + chance.choice((" ", " ", ". ", "\n", "\n\n", "\r\n\r\n")) for word in words)
+    made = passages(text)
+    assert all(0 < len(passage) <= PASSAGE for passage in made)
+    assert re.sub(r"\s", "", "".join(made)) == re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize(
+    ("request_", "wanted"),
+    [
+        ({}, True),
+        ({"response_format": {"type": "text"}, "tools": [], "n": 1}, True),
+        ({"tools": [{}]}, False),
+        ({"response_format": {"type": "json_schema"}}, False),
+        ({"format": "json"}, False),
+        ({"n": 2}, False),
+        ({"logprobs": True}, False),
+    ],
+)
+def test_what_can_be_continued(request_: dict[str, Any], wanted: bool) -> None:
+    assert can_continue(request_) is wanted
+
+
+def test_a_role_or_an_empty_piece_is_no_token() -> None:
+    partial = Partial()
+    partial.take({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+    assert not partial.begun
+    partial.take({"choices": [{"delta": {"content": "a"}}]})
+    assert partial.begun
+    assert partial.request({"messages": [{"role": "user", "content": "q"}], "max_tokens": 5}) == {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        "max_tokens": 4,
+    }
+
+
+def test_half_an_event_does_not_count() -> None:
+    assert list(payloads(["data: one", "", ": comment", "data: two", "data: more", "", "data: half"])) == ["one", "two\nmore"]
+    assert list(payloads(['error: {"code":500}', ""])) == ['{"code":500}']
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"error": {"message": "in OpenAI words", "type": "x", "code": 1}}', "in OpenAI words"),
+        (b'{"error": "in the words of Ollama"}', "in the words of Ollama"),
+        (b"<html>a proxy</html>", "<html>a proxy</html>"),
+        (b"", "The engine answered with status 503."),
+    ],
+)
+def test_a_refusal_is_passed_on_in_its_words(raw: bytes, message: str) -> None:
+    failed = refusal(503, raw)
+    assert (failed.message, failed.retry_after) == (message, 5)
+    assert refusal(503, raw, "7").retry_after == 7
+    assert refusal(400, raw).retry_after == 0
+
+
+def test_settings_come_from_the_environment_and_secrets_from_files(tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("hush\n")
+    (tmp_path / "url").write_text("postgresql://llm:hidden@db/llm\n")
+    made = from_environment({"CONTINUE_CUT_STREAMS": "0", "WIDGET_DOMAINS": "A.org,", "ANALYTICS_TOKEN_FILE": str(tmp_path / "token")})
+    assert (made.continue_cut, made.widget_domains, made.analytics_token) == (False, ("a.org",), "hush")
+    assert analytics_settings({"DATABASE_URL_FILE": str(tmp_path / "url")}).database == "postgresql+psycopg://llm:hidden@db/llm"
+
+
+def test_days_without_a_request_are_shown_and_a_client_that_left_is_no_error() -> None:
+    today = date(2026, 3, 3)
+    noon = datetime(2026, 3, 2, 12, tzinfo=timezone.utc).timestamp()
+    usual = {"at": noon, "key": "k", "model": "m", "prompt_tokens": 1, "completion_tokens": 2, "continued": 0, "error": "", "seconds": 4.0}
+    rows = [{**usual, "status": status, "first_token_s": first} for status, first in ((200, 1.0), (200, 3.0), (499, None), (502, None))]
+    made = report([*rows, {**rows[0], "at": 0.0}], today, 3)
+    assert [made.by_day[day].requests for day in made.days] == [0, 4, 0]
+    assert (made.total.errors, made.errors, made.total.completion_tokens) == (1, {"502": 1}, 8)
+    assert (quantile(made.total.first, 0.5), quantile([], 0.5)) == (3.0, None)
+
+
+def test_the_image_holds_what_it_starts() -> None:
+    text = (CHAT / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (\S+) ", text, re.MULTILINE)
+    assert copied == ["requirements.txt", "rag_chat_api", "analytics"]
+    assert all((CHAT / name).exists() for name in copied)
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert "--require-hashes" in text
+    lock = (CHAT / "requirements.txt").read_text()
+    assert lock.count("==") > 50
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=\S)", lock) if "==" in entry.splitlines()[0])
