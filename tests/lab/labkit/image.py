@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -71,11 +72,20 @@ def image(paths: Paths, suite: str = SUITE) -> Image:
 
 
 def build(paths: Paths, suite: str = SUITE) -> None:
-    """Build the image where it is missing."""
+    """Build the image where it is missing; while another lab builds it, wait for that."""
     wanted = image(paths, suite)
     if wanted.complete:
         return
-    shutil.rmtree(wanted.directory, ignore_errors=True)
+    paths.cache.mkdir(parents=True, exist_ok=True)
+    with wanted.directory.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not wanted.complete:
+            _build(wanted, suite)
+
+
+def _build(wanted: Image, suite: str) -> None:
+    if wanted.directory.exists():
+        shutil.rmtree(wanted.directory)
     wanted.directory.mkdir(parents=True, mode=0o700)
     _keys(wanted)
     with step(f"building the root tree of {suite} (Debian with ZFS, LIO, NFS and more; about 10 minutes, once)"):
