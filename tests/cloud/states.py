@@ -94,9 +94,9 @@ WANTED: dict[str, dict[str, Wanted]] = {
         **dict.fromkeys(("offloaded", "expired"), _no("no capacity")),
         # Nova starts one that is still on its host where it is, and asks no scheduler.
         "shelved": BACK,
-        "absent": _no("No valid host", "none"),
-        "failed": _no("No valid host", "none"),
-        "error": _no("No valid host"),
+        # A zone whose only host takes nothing is not there, says Nova.
+        **dict.fromkeys(("absent", "failed"), _no("zone is not available", "none")),
+        "error": _no("zone is not available"),
     },
     "quota": {**_usual(), **dict.fromkeys(("absent", "failed"), _no("Quota exceeded", "none")), "error": _no("Quota exceeded")},
     "crash": {**_usual(), **dict.fromkeys(("active", *STOPPED), BACK)},
