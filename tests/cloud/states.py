@@ -52,7 +52,8 @@ class Seen:
 class Wanted:
     """What must come of a state and an event.
 
-    :param server: ``same`` (and its status as before), ``back`` (the same, running), ``new`` (another, running) or ``none``.
+    :param server: ``same`` (and its status as before), ``back`` (the same, running), ``new`` (another, running), ``both`` (the old one
+        cannot be removed, a new one runs beside it) or ``none``.
     :param ok: whether the run must call it well.
     :param reason: what the run must say otherwise.
     """
@@ -94,13 +95,13 @@ WANTED: dict[str, dict[str, Wanted]] = {
         **dict.fromkeys(("offloaded", "expired"), _no("no capacity")),
         # Nova starts one that is still on its host where it is, and asks no scheduler.
         "shelved": BACK,
-        "absent": _no("No valid host", "none"),
-        "failed": _no("No valid host", "none"),
-        "error": _no("No valid host"),
+        # A zone whose only host takes nothing is not there, says Nova.
+        **dict.fromkeys(("absent", "failed"), _no("zone is not available", "none")),
+        "error": _no("zone is not available"),
     },
     "quota": {**_usual(), **dict.fromkeys(("absent", "failed"), _no("Quota exceeded", "none")), "error": _no("Quota exceeded")},
     "crash": {**_usual(), **dict.fromkeys(("active", *STOPPED), BACK)},
-    "lock": {**_usual(), **dict.fromkeys(INTERRUPTED, _no("locked")), "failed": _no("locked"), "error": _no("locked")},
+    "lock": {**_usual(), **dict.fromkeys(INTERRUPTED, _no("locked")), "failed": _no("locked"), "error": _no("locked", "both")},
     "deleted behind our back": dict.fromkeys(STATES, NEW),
 }
 EVENTS = tuple(WANTED)
@@ -109,6 +110,8 @@ EVENTS = tuple(WANTED)
 def judge(wanted: Wanted, seen: Seen, *, meant: frozenset[str] = frozenset({TAG})) -> str:
     """Return what is wrong with the cloud after a run, or nothing."""
     before, after = seen.before, seen.after
+    if wanted.server == "both":
+        return "" if after.id == before.id and [one.split()[1] for one in seen.others] == ["ACTIVE"] else "no new server runs beside it"
     if seen.others:
         return f"the slot has further servers: {', '.join(seen.others)}"
     if wanted.server == "none" or after is None:

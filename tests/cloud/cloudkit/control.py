@@ -226,7 +226,8 @@ class Control:
 
     def quota(self, project: Project, **limits: int) -> None:
         """Limit what Nova gives a project, such as ``instances``."""
-        self.admin.compute.update_quota_set(project.id, **limits)
+        # Forced: the limit may be below what the project has.
+        self.admin.compute.update_quota_set(project.id, force=True, **limits)
 
     def revoke(self, token: str) -> None:
         """End a token before its time, as its expiry would."""
