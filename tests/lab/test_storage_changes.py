@@ -156,8 +156,10 @@ def test_the_firewall_opens_what_is_named_and_leaves_ssh_alone(storage: Lab) -> 
     # Only gpu1 is named for iSCSI.
     assert closed == [("gpu2", 3260)]
     storage.ssh("storage1", "systemctl start nftables && systemctl restart llm-stack-firewall")
+    # systemctl waits for nftables alone; what follows it is a job of its own.
+    followed = "while systemctl list-jobs --no-legend | grep -q llm-stack-firewall; do sleep 0.2; done"
     for verb in ("restart", "reload"):
-        storage.ssh("storage1", f"systemctl {verb} nftables")
+        storage.ssh("storage1", f"systemctl {verb} nftables; {followed}")
         assert storage.ssh("gpu2", knock.format(3260)).strip() == "closed", f"nftables took this table with it at its {verb}"
 
 
