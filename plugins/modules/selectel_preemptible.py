@@ -413,7 +413,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import Plan
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run, start
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, CloudError, Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.errors import CloudError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Outcome
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect, plain_values
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec

@@ -26,7 +26,11 @@ PYTHONS = ("3.8", "3.11", "3.12", "3.13")
 # A directory on the PATH may hold any of these.
 ALL_PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 # Programs that never reach a user: ruff and mypy check them; ansible-test's rules are those for plugins (no `_`, no shebang).
-OURS = ("tests/lab/", "tests/standins/", "tests/tools/", "tests/bench/", "tests/swarm/", "tests/cloud/", "tests/installed/", ".ci/")
+OURS = (
+    *(f"tests/{name}/" for name in ("lab", "standins", "tools", "bench", "swarm", "cloud", "services", "installed")),
+    "tests/unit/selectel/standin_sdk/",
+    ".ci/",
+)
 STARTED = re.compile(r'^Running sanity test "([^"]+)"', re.MULTILINE)
 FAILED = re.compile(r"^(?:FATAL|ERROR): The \d+ sanity test\(s\) listed below .*?$\n((?:^[a-z0-9:.\-]+.*$\n?)+)", re.MULTILINE)
 MISSING = re.compile(r'^WARNING: Required program "([^"]+)" not found', re.MULTILINE)

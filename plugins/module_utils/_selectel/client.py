@@ -9,49 +9,19 @@ deadline, and retried by what its answer says; and a new release of the SDK cann
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
 
-from .._errors import StackError
+from .errors import Busy, CloudError, NoService, OutOfTime, Unclear
 
 # Tags at the creation of a server, and its flavor's extra specs in its own description (Nova of Stein, 2019, and newer).
 MICROVERSION = "2.72"
 _PAGE = 1000
 _TRIES = 4
-_QUOTA = re.compile(r"quota|maximum number of", re.IGNORECASE)
 _BUSY = (413, 429)
 _DOWN = (500, 502, 503, 504)
-
-
-class CloudError(StackError):
-    """The cloud refused a call or could not be reached.
-
-    :param status: the HTTP status; 0 when there was no answer.
-    """
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        self.status = status
-        super().__init__(message)
-
-    @property
-    def quota(self) -> bool:
-        """Whether a limit of the project is reached. Nova says so with 403, Neutron with 409, Cinder with 413."""
-        return self.status in (403, 409, 413) and bool(_QUOTA.search(str(self)))
-
-
-class Unclear(CloudError):
-    """The call was cut or failed inside the cloud: it may have taken effect or not."""
-
-
-class OutOfTime(CloudError):
-    """The deadline is over, or the run was interrupted."""
-
-
-class NoService(CloudError):
-    """The cloud has no such service."""
 
 
 class Watch:
@@ -265,17 +235,6 @@ class Cloud:
         for secret in self._connection.secrets:
             text = text.replace(secret, "********")
         return text.strip().rstrip(".")
-
-
-class Busy(CloudError):
-    """The cloud asks to come back later.
-
-    :param after: in so many seconds.
-    """
-
-    def __init__(self, message: str, status: int, *, after: float) -> None:
-        self.after = after
-        super().__init__(message, status)
 
 
 def as_dict(response: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 
-from .client import CloudError
+from .errors import CloudError
 
 # What cloud-init calls the kinds of user data, by their first line.
 _KINDS = {"#cloud-config": "cloud-config", "#!": "x-shellscript", "#include": "x-include-url", "#cloud-boothook": "cloud-boothook"}

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from .._errors import StackError
-from .client import Cloud, CloudError, OutOfTime
-from .make import Maker, RungFailed, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
+from .client import Cloud
+from .errors import CloudError, OutOfTime, RungFailed
+from .make import Maker, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
 from .merge import merge_into
 from .model import Fleet, FleetSpec, Named, Placement, Server, SlotSpec, Volume
 from .placements import Rung

@@ -9,7 +9,8 @@ import re
 import threading
 from typing import Any, Callable, Mapping
 
-from .client import Adapter, CloudError, Connection
+from .client import Adapter, Connection
+from .errors import CloudError
 from .model import FleetSpec
 
 _SECRET_NAMES = re.compile(r"password|secret|token|passcode", re.IGNORECASE)

@@ -9,8 +9,8 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
-from .._errors import StackError
-from .client import Cloud, CloudError, OutOfTime
+from .client import Cloud
+from .errors import CloudError, OutOfTime, RungFailed
 from .hostkey import encoded, make_host_key, with_host_key
 from .model import (
     ATTEMPT_KEY,
@@ -30,10 +30,6 @@ from .read import mark, parse_port, parse_server, parse_volume, read_servers
 from .states import ALIVE, BROKEN, GONE, INTERRUPTED, SETTLING, kind_of
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 5.0
-
-
-class RungFailed(StackError):
-    """A server could not be made or brought back at one placement; the text says why."""
 
 
 def settled(server: Server) -> bool:

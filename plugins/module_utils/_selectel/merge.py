@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, Callable
 from urllib.parse import quote
 
-from .client import Cloud, CloudError
+from .client import Cloud
+from .errors import CloudError
 from .model import USED_KEY, FleetSpec, Named, Port, Server
 from .placements import Unresolved, find_named
 from .plan import Changes

@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Iterable, Mapping
 
-from .client import Cloud, NoService
+from .client import Cloud
+from .errors import NoService
 from .model import (
     ATTEMPT_KEY,
     FLEET_KEY,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Iterable
 
 from .._plan import Plan, Refusal, Step
-from .client import Cloud, CloudError
+from .client import Cloud
+from .errors import CloudError
 from .ladder import Outcome
 from .make import remove_server, remove_volume
 from .model import Fleet, FleetSpec, FloatingIp, Port, Server, Volume

@@ -148,7 +148,7 @@ def test_two_runs_in_two_threads_make_each_server_once() -> None:
 def test_of_two_servers_in_a_slot_the_first_stays_and_the_other_goes_when_its_maker_must_be_over() -> None:
     cloud = StandinCloud()
     run_fleet(cloud)
-    (first,) = cloud.servers
+    (first,) = list(cloud.servers)
     twin = {**cloud.servers[first], "id": "srv-9999", "_ports": [], "_volumes": [], "metadata": dict(cloud.servers[first]["metadata"])}
     twin["created"] = cloud._stamp()
     cloud.servers["srv-9999"] = twin
@@ -254,7 +254,7 @@ def test_reading_fails_in_a_sentence() -> None:
 def test_a_start_that_is_refused_is_that_servers_failure() -> None:
     cloud = StandinCloud()
     run_fleet(cloud)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.set_status(server, "SHUTOFF")
     cloud.fault = at_write(0, lambda _answer: refusal(403, "Policy doesn't allow it."))
     ended = run_fleet(cloud, start_stopped=True)
@@ -336,7 +336,7 @@ def slow(cloud: StandinCloud, answer: Answer) -> Response:
 def test_a_restore_that_breaks_the_server_goes_on_to_the_next_placement() -> None:
     cloud = StandinCloud()
     run_fleet(cloud)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.interrupt(server)
     cloud.restore_breaks = True
     ended = run_fleet(cloud)
@@ -347,7 +347,7 @@ def test_a_restore_that_breaks_the_server_goes_on_to_the_next_placement() -> Non
 def test_a_server_deleted_while_it_is_restored_is_made_anew() -> None:
     cloud = StandinCloud()
     run_fleet(cloud)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.interrupt(server)
 
     def act(answer: Answer) -> Response:

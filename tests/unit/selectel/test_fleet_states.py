@@ -30,7 +30,7 @@ OUTCOMES = {
 def server_in(cloud: StandinCloud, state: str) -> str:
     """Make the fleet, and put its server into a state."""
     run_fleet(cloud)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.set_status(server, state, "rebooting" if state in SETTLING else None)
     if state in SETTLING:
         cloud.servers[server]["_until"] = (cloud.now + 3, cloud._run)
@@ -183,7 +183,7 @@ def test_a_failed_placement_is_tried_last_for_a_while() -> None:
     cloud.room = {"z1": 0}
     ended = run_fleet(cloud)
     assert ended.actions == {"gpu1": "created"}
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud._deleted(cloud.servers[server])
     cloud.room = {}
     assert run_fleet(cloud, memory=ended.run.memory).plan.plan.sentences[0].startswith("Create gpu1 at r1/z2/GL10")
@@ -196,7 +196,7 @@ def test_a_local_disk_is_given_up_only_by_name() -> None:
     options = {"boot": "local", "volume_size": None, "placements": [{"region": "r1", "zone": "z1", "flavor": "LOC"}]}
     cloud = StandinCloud()
     run_fleet(cloud, **options)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.interrupt(server)
     ended = run_fleet(cloud, **options)
     assert (ended.ok, ended.actions) == (False, {"gpu1": "blocked"})
@@ -205,7 +205,7 @@ def test_a_local_disk_is_given_up_only_by_name() -> None:
     assert run_fleet(cloud, **options, allow_data_loss=["gpu1"]).actions == {"gpu1": "replaced"}
     assert server not in cloud.servers
     assert cloud.orphans() == []
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.interrupt(server)
     # Elsewhere the disk is kept as an image while the server is shelved.
     assert run_fleet(cloud, **options, profile="openstack").actions == {"gpu1": "restored"}
@@ -215,7 +215,7 @@ def test_a_fixed_address_is_kept_by_the_successor() -> None:
     options = {"networks": [{"network": "lan", "fixed_ip": "10.0.0.77"}]}
     cloud = StandinCloud()
     run_fleet(cloud, **options)
-    (server,) = cloud.servers
+    (server,) = list(cloud.servers)
     cloud.interrupt(server)
     cloud.room = {"z1": 0}
     ended = run_fleet(cloud, **options)
@@ -253,7 +253,7 @@ def test_what_a_server_has_is_merged_with_and_not_replaced() -> None:
     one = cloud.servers[server]
     one["tags"].append("theirs")
     one["metadata"]["theirs"] = "x"
-    (port,) = cloud.ports.values()
+    (port,) = list(cloud.ports.values())
     options = {"tags": ["ours"], "metadata": {"ours": 1}, "security_groups": ["ssh"], "floating_network": "ext"}
     ended = run_fleet(cloud, **options)
     assert ended.actions == {"gpu1": "updated"}
@@ -268,8 +268,8 @@ def test_what_a_server_has_is_merged_with_and_not_replaced() -> None:
 def test_a_public_address_moves_to_the_successor() -> None:
     cloud = StandinCloud()
     run_fleet(cloud, floating_network="ext")
-    (server,) = cloud.servers
-    (address,) = cloud.addresses
+    (server,) = list(cloud.servers)
+    (address,) = list(cloud.addresses)
     cloud.interrupt(server)
     cloud.room = {"z1": 0}
     assert run_fleet(cloud, floating_network="ext").actions == {"gpu1": "replaced"}
@@ -325,6 +325,6 @@ def test_two_regions_are_one_fleet() -> None:
     ended = run_fleet(here, there, placements=placements)
     assert ended.actions == {"gpu1": "created"}
     assert (here.servers, here.orphans()) == ({}, [])
-    (server,) = there.servers.values()
+    (server,) = list(there.servers.values())
     assert server["flavor"]["original_name"] == "GL10"
     assert run_fleet(here, there, placements=placements).plan.plan.steps == ()

@@ -81,7 +81,7 @@ TASKS = [
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The output with line breaks folded, and where the good host's files are."""
     place = tmp_path_factory.mktemp("role")
-    hosts = {name: {**GOOD, **variables} for name, (variables, _) in BAD.items()}
+    hosts = {name: {**GOOD, **variables} for name, (variables, _text) in BAD.items()}
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(place)}
     common["role"] = str(ROOT / "roles" / "storage_host")
     (place / "hosts.json").write_text(json.dumps({"all": {"hosts": {"good": GOOD, **hosts}, "vars": common}}))

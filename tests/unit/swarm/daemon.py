@@ -85,6 +85,8 @@ def serving(path: Path, answers: dict[str, Any]) -> Iterator[Daemon]:
     with Daemon(path, answers) as daemon:
         thread = threading.Thread(target=daemon.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield daemon
-        daemon.shutdown()
-        thread.join()
+        try:
+            yield daemon
+        finally:
+            daemon.shutdown()
+            thread.join()

@@ -154,7 +154,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "text"), BAD, ids=[text[:60] for _, text in BAD])
+@pytest.mark.parametrize(("options", "text"), BAD, ids=[text[:60] for _options, text in BAD])
 def test_bad_input_is_refused_with_a_sentence_and_nothing_is_called(
     options: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

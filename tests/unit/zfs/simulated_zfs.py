@@ -462,7 +462,7 @@ def _delegation(arguments: list[str]) -> tuple[set[str], str, list[str], str]:
 
 def _options(arguments: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [arguments[position + 1] for position, each in enumerate(arguments) if each == "-o"]
-    return [(what, value) for what, value in (pair.split("=", 1) for pair in pairs)]
+    return [(pair.partition("=")[0], pair.partition("=")[2]) for pair in pairs]
 
 
 def _positional(arguments: Sequence[str], *, with_value: set[str]) -> list[str]:

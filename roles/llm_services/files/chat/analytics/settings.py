@@ -31,11 +31,12 @@ def _secret(path: str) -> str:
     return Path(path).read_text(encoding="utf-8").strip() if path else ""
 
 
-def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
+def from_environment(env: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
     :raises OSError: when a secret's file cannot be read.
     """
+    env = os.environ if env is None else env
     usual = Settings()
     database = _secret(env.get("DATABASE_URL_FILE", "")) or usual.database
     # SQLAlchemy names the driver; people write what psql takes.

@@ -40,7 +40,6 @@ class Embedder(Protocol):
 
     def embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
         """Return one row for each text."""
-        ...
 
 
 def packaged(package: str, inside: str, sha256: str) -> Path:

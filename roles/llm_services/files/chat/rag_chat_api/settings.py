@@ -57,12 +57,13 @@ def _secret(path: str) -> str:
     return Path(path).read_text(encoding="utf-8").strip() if path else ""
 
 
-def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
+def from_environment(env: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
     :raises ValueError: when a number is none.
     :raises OSError: when a secret's file cannot be read.
     """
+    env = os.environ if env is None else env
     usual = Settings()
     return Settings(
         llm_url=env.get("LLM_URL", usual.llm_url).rstrip("/"),
