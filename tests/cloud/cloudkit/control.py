@@ -16,6 +16,7 @@ import openstack
 
 from .cloud import account
 from .config import PASSWORD, REGION, Paths, known_ports
+from .settings import TOKEN_CACHE
 
 # Generous: a busy machine is no failure.
 PATIENCE = 600
@@ -230,8 +231,9 @@ class Control:
         self.admin.compute.update_quota_set(project.id, force=True, **limits)
 
     def revoke(self, token: str) -> None:
-        """End a token before its time, as its expiry would."""
+        """End a token before its time, as its expiry would, and return when no service takes it any more."""
         self.admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
+        time.sleep(TOKEN_CACHE + 0.5)
 
     # -- waiting --
 

@@ -19,6 +19,9 @@ DATABASES = ("keystone", "placement", "glance", "neutron", "cinder", "nova_api",
 GPU_VENDOR = "10de"
 GPUS = {"RTX4090": ("2684", 16), "T4": ("1eb8", 4)}
 
+# Seconds for which a service takes a token it has seen for valid without asking again.
+TOKEN_CACHE = 1
+
 
 def database(paths: Paths, name: str) -> str:
     """Return the address of a database."""
@@ -41,7 +44,7 @@ def _account(user: str, catalogue: Mapping[str, str]) -> Options:
 
 def _checks_tokens(user: str, catalogue: Mapping[str, str]) -> Options:
     extra = {"www_authenticate_uri": catalogue["identity"], "service_token_roles": "service", "service_token_roles_required": "true"}
-    return {**_account(user, catalogue), **extra}
+    return {**_account(user, catalogue), **extra, "token_cache_time": str(TOKEN_CACHE)}
 
 
 def files(paths: Paths, venv: Path, ports: dict[str, int]) -> dict[str, File]:
