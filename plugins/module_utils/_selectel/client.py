@@ -165,7 +165,7 @@ class Cloud:
                 if made is not None:
                     return made
                 if attempt == _TRIES - 1:
-                    raise CloudError(str(error), error.status) from error
+                    raise CloudError(str(error), error.status) from error  # pylint: disable=bad-exception-cause
                 self.watch.pause(2.0**attempt)
         raise CloudError(f"{self._name(service)} gives no clear answer")
 
@@ -182,7 +182,7 @@ class Cloud:
                 if not repeat:
                     raise
                 if failures >= _TRIES:
-                    raise CloudError(str(error), error.status) from error
+                    raise CloudError(str(error), error.status) from error  # pylint: disable=bad-exception-cause
                 self._pause(2.0 ** (failures - 1), error)
 
     def _pause(self, seconds: float, error: CloudError) -> None:

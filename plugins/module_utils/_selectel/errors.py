@@ -1,7 +1,10 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a cloud may answer instead of what was asked for."""
+"""What a cloud may answer instead of what was asked for.
+
+pylint does not follow the import of the base class and takes these for no exceptions, so who raises one from another tells it so.
+"""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ class Ladder:
             if isinstance(error, OutOfTime) or error.status == 401:
                 raise
             if error.status not in (404, 409) or error.quota:
-                raise RungFailed(f"the server {server.id} does not {action.replace('os-', '')}: {error}") from error
+                raise RungFailed(f"the server {server.id} does not {action.replace('os-', '')}: {error}") from error  # pylint: disable=bad-exception-cause
             return str(error)
         return ""
 
@@ -247,7 +247,7 @@ class Ladder:
             try:
                 cloud.watch.pause(min(0.5 * 1.5**idle, 3.0))
             except OutOfTime as over:
-                raise OutOfTime(f"{over} while {server.id} was being restored ({server.status})") from over
+                raise OutOfTime(f"{over} while {server.id} was being restored ({server.status})") from over  # pylint: disable=bad-exception-cause
             server = look_at(cloud, server)
         return server
 

@@ -48,7 +48,7 @@ def wait_for(cloud: Cloud, server: Server, done: Callable[[Server], bool]) -> Se
         try:
             cloud.watch.pause(delay)
         except OutOfTime as over:
-            raise OutOfTime(f"{over} while {server.id} was {server.status}: the next run takes it up") from over
+            raise OutOfTime(f"{over} while {server.id} was {server.status}: the next run takes it up") from over  # pylint: disable=bad-exception-cause
         server = look_at(cloud, server)
         delay = min(delay * 1.5, _LONGEST_WAIT)
     return server
