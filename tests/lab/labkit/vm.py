@@ -85,7 +85,7 @@ class VirtualMachine:
         kept = self.kept
         kept.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix="new-") as place:
-            shutil.copytree(self.home, Path(place) / "disks")
+            run(["cp", "-a", "--sparse=always", str(self.home), str(Path(place) / "disks")])
             # Another lab may have been faster; its disks are as good.
             with contextlib.suppress(OSError):
                 (Path(place) / "disks").rename(kept)
