@@ -240,6 +240,15 @@ class Lab:
                 # The guest's clock stood still while the snapshot lay on the disk.
                 self.ssh(found.spec.name, f"date --utc --set=@{time.time():.0f}")
                 found.plug()
+                self._await_disks(found)
+
+    def _await_disks(self, found: VirtualMachine) -> None:
+        """Wait until the guest has found the disks that were plugged in, and their links are there."""
+        serials = "|".join(disk.serial for disk in found.spec.disks if disk.late)
+        if serials:
+            count = serials.count("|") + 1
+            seen = f"until [ $(lsblk -dno SERIAL | grep -cxE '{serials}') = {count} ]; do sleep 0.2; done; udevadm settle"
+            self.ssh(found.spec.name, seen)
 
     def cut(self, name: str) -> None:
         """A power cut of one machine; Ansible's open connections would only delay that it is noticed."""
