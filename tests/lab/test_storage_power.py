@@ -75,7 +75,8 @@ def test_a_power_cut_loses_no_acknowledged_write(machine: Lab) -> None:
     machine.ssh("storage2", "zfs create tank/safe && zfs create -o sync=disabled tank/unsafe && chmod 0777 /tank/safe /tank/unsafe")
     lines = "".join(f"/tank/{name} 10.77.0.0/24(rw,sync,no_subtree_check)\n" for name in ("safe", "unsafe"))
     # The system disk is no part of this test: what was configured is on it before anything is cut.
-    machine.ssh("storage2", "mkdir -p /etc/exports.d && cat > /etc/exports.d/test.exports && systemctl enable --now nfs-server && sync", stdin=lines)
+    machine.ssh("storage2", "mkdir -p /etc/exports.d && cat > /etc/exports.d/test.exports", stdin=lines)
+    machine.ssh("storage2", "systemctl enable --now nfs-server && sync")
     mount(machine)
     safe, unsafe = (Writer(machine, "gpu1", f"/mnt/{name}/records") for name in ("safe", "unsafe"))
     try:
