@@ -101,7 +101,7 @@ WANTED: dict[str, dict[str, Wanted]] = {
     },
     "quota": {**_usual(), **dict.fromkeys(("absent", "failed"), _no("Quota exceeded", "none")), "error": _no("Quota exceeded")},
     "crash": {**_usual(), **dict.fromkeys(("active", *STOPPED), BACK)},
-    "lock": {**_usual(), **dict.fromkeys(INTERRUPTED, _no("locked")), "failed": _no("locked"), "error": _no("locked", "both")},
+    "lock": {**_usual(), **dict.fromkeys(INTERRUPTED, _no("locked")), "failed": _no("locked"), "error": _no("locked")},
     "deleted behind our back": dict.fromkeys(STATES, NEW),
 }
 EVENTS = tuple(WANTED)
@@ -110,8 +110,6 @@ EVENTS = tuple(WANTED)
 def judge(wanted: Wanted, seen: Seen, *, meant: frozenset[str] = frozenset({TAG})) -> str:
     """Return what is wrong with the cloud after a run, or nothing."""
     before, after = seen.before, seen.after
-    if wanted.server == "both":
-        return "" if after.id == before.id and [one.split()[1] for one in seen.others] == ["ACTIVE"] else "no new server runs beside it"
     if seen.others:
         return f"the slot has further servers: {', '.join(seen.others)}"
     if wanted.server == "none" or after is None:
