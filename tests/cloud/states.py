@@ -52,8 +52,7 @@ class Seen:
 class Wanted:
     """What must come of a state and an event.
 
-    :param server: ``same`` (and its status as before), ``back`` (the same, running), ``new`` (another, running), ``both`` (the old one
-        cannot be removed, a new one runs beside it) or ``none``.
+    :param server: ``same`` (and its status as before), ``back`` (the same, running), ``new`` (another, running) or ``none``.
     :param ok: whether the run must call it well.
     :param reason: what the run must say otherwise.
     """
