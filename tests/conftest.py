@@ -21,4 +21,4 @@ def link_collection() -> Path:
     return COLLECTIONS
 
 
-sys.path.insert(0, str(link_collection()))
+sys.path[:0] = [str(link_collection()), str(ROOT / "tests" / "tools")]

@@ -15,7 +15,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "roles" / "llm_services" / "files" / "chat"), str(HERE.parent / "unit" / "llm_services")]
 
 from loopback import program  # noqa: E402 - importable after the line above
-from places import CHROMA, NUMBERED, Api, Processes, free_port  # noqa: E402
+from places import CHROMA, NUMBERED, Api, Processes  # noqa: E402
+from ports import free_port  # noqa: E402
 from services import render  # noqa: E402
 
 # Where each balancer looks keys up.

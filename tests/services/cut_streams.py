@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "unit" / "llm_services")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "unit" / "llm_services"), str(HERE.parent / "tools")]
 
 import httpx  # noqa: E402 - importable after the line above
 from conftest import balanced  # noqa: E402
-from places import NUMBERED, Api, Processes, free_port  # noqa: E402
+from places import NUMBERED, Api, Processes  # noqa: E402
+from ports import free_port  # noqa: E402
 
 STREAMS = 200
 TOKENS = 40

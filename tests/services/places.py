@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = ROOT / "roles" / "llm_services" / "files" / "chat"
@@ -23,13 +24,6 @@ NUMBERED = ROOT / "tests" / "standins" / "numbered.py"
 CHROMA = ROOT / ".venv-chroma" / "bin" / "chroma"
 BIN = Path(sys.executable).parent
 SCREENSHOTS = ROOT / "build" / "screenshots"
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Processes:

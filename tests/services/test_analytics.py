@@ -20,8 +20,9 @@ from typing import Any, Iterator
 
 import httpx
 import pytest
-from places import BIN, SCREENSHOTS, Api, Processes, free_port
+from places import BIN, SCREENSHOTS, Api, Processes
 from playwright.sync_api import sync_playwright
+from ports import free_port
 
 PASSWORD = "a password of the tests"
 TOKEN = "a-token-of-the-tests"

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from conftest import balanced
-from places import NUMBERED, Api, Processes, events, free_port
+from places import NUMBERED, Api, Processes, events
+from ports import free_port
 
 TOKENS = 30
 WHOLE = "".join(f" t{number}" for number in range(1, TOKENS + 1))

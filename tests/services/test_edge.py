@@ -11,7 +11,8 @@ import httpx
 import pytest
 from conftest import KEYS
 from loopback import AUTHORIZED, edge_files, program
-from places import Api, Processes, free_port
+from places import Api, Processes
+from ports import free_port
 
 QUESTION = {"messages": [{"role": "user", "content": "Count."}]}
 SITE = {"Origin": "https://www.example.org"}

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import httpx
-from places import BIN, CHAT, NUMBERED, ROOT, Api, Processes, free_port
+from places import BIN, CHAT, NUMBERED, ROOT, Api, Processes
+from ports import free_port
 
 
 def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(processes: Processes, chroma: str, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def create(paths: Paths) -> None:
     destroy(paths)
     run(["ip", "netns", "add", paths.namespace])
     run([*ip, "link", "set", "lo", "up"])
-    run([*ip, "link", "add", "br0", "type", "bridge", "forward_delay", "0"])
+    # An address of its own: a bridge takes the lowest of its ports, and when that port goes, whoever knew the bridge by it waits.
+    run([*ip, "link", "add", "br0", "address", "02:4c:4c:4d:00:01", "type", "bridge", "forward_delay", "0"])
     run([*ip, "address", "add", f"{GATEWAY}/{PREFIX}", "dev", "br0"])
     run([*ip, "link", "set", "br0", "up"])
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from services import KEY, render
 
 OLLAMA = Path(__file__).resolve().parents[2] / "standins" / "ollama" / "ollama.py"
@@ -32,12 +33,6 @@ def program(name: str, package: str) -> str:
     if found is None:
         pytest.fail(f"{name} is not installed, so the configuration cannot be tried: apt-get install {package}")
     return str(found)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

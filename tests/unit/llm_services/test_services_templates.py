@@ -168,7 +168,7 @@ def script(place: Path, name: str) -> str:
 
 
 def test_the_start_script_takes_a_model_in_once_loads_it_and_ends_when_told(tmp_path: Path) -> None:
-    from loopback import free_port
+    from ports import free_port
 
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny.gguf").write_bytes(b"GGUF" * 64)
