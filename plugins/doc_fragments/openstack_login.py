@@ -19,9 +19,81 @@ options:
     type: str
   auth:
     description:
-      - What the authentication plugin needs, such as C(auth_url), C(username), C(password), C(project_name), C(user_domain_name) and
-        C(project_domain_name), or C(application_credential_id) and C(application_credential_secret).
+      - What the authentication plugin needs. A plugin that needs something else is set up in C(clouds.yaml).
     type: dict
+    suboptions:
+      auth_url:
+        description: Address of the identity service, such as V(https://cloud.api.selcloud.ru/identity/v3).
+        type: str
+      username:
+        description: Name of the user.
+        type: str
+      user_id:
+        description: ID of the user, in place of O(auth.username).
+        type: str
+      project_id:
+        description: ID of the project.
+        type: str
+      project_name:
+        description: Name of the project.
+        type: str
+      domain_id:
+        description: ID of the domain to be authorized for, in place of a project.
+        type: str
+      domain_name:
+        description: Name of the domain to be authorized for.
+        type: str
+      user_domain_id:
+        description: ID of the domain the user belongs to.
+        type: str
+      user_domain_name:
+        description: Name of the domain the user belongs to; at Selectel the number of the account.
+        type: str
+      project_domain_id:
+        description: ID of the domain the project belongs to.
+        type: str
+      project_domain_name:
+        description: Name of the domain the project belongs to.
+        type: str
+      default_domain_id:
+        description: ID of the domain for user and project where neither names its own.
+        type: str
+      default_domain_name:
+        description: Name of the domain for user and project where neither names its own.
+        type: str
+      application_credential_id:
+        description: ID of an application credential.
+        type: str
+      application_credential_name:
+        description: Name of an application credential of O(auth.username).
+        type: str
+      system_scope:
+        description: V(all) to be authorized for the system, in place of a project.
+        type: str
+      trust_id:
+        description: ID of a trust.
+        type: str
+      identity_provider:
+        description: Name of the provider of a federated identity.
+        type: str
+      protocol:
+        description: Protocol of a federated identity.
+        type: str
+      password:
+        description: Password of the user.
+        type: str
+      token:
+        description: A token already issued.
+        type: str
+      passcode:
+        description: One-time code, where the user has a second factor.
+        type: str
+      access_token:
+        description: Token of a federated identity.
+        type: str
+      application_credential_secret:
+        description: Secret of the application credential.
+        type: str
   auth_type:
     description: The authentication plugin, V(password) by default; V(v3applicationcredential) for an application credential.
     type: str

@@ -416,7 +416,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.app
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.errors import CloudError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Outcome
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect, plain_values
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.prices import fleet_price
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.remove import plan_removal, removed_price
@@ -593,8 +593,6 @@ class Task:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    # All of auth counts as secret; with names such as a project's blanked out, no message could be read.
-    module.no_log_values -= plain_values(module.params["auth"] or {})
     Task(module).leave()
 
 

@@ -14,12 +14,21 @@ from .errors import CloudError
 from .model import FleetSpec
 
 _SECRET_NAMES = re.compile(r"password|secret|token|passcode", re.IGNORECASE)
-_PLAIN_NAMES = re.compile(r"(_url|_name|_id|^username|_scope)$")
 
+# What the usual authentication plugins of keystoneauth take. Each is named, so that only secrets are blanked out of messages: with the
+# whole of auth secret, newer cores would also hide the project's name and the cloud's address.
+_NAMED = ("project", "domain", "user_domain", "project_domain", "default_domain", "application_credential")
+_AUTH_PLAIN = ("auth_url", "username", "user_id", *(f"{name}_{kind}" for name in _NAMED for kind in ("id", "name")))
+_AUTH_PLAIN += ("system_scope", "trust_id", "identity_provider", "protocol")
+_AUTH_SECRET = ("password", "token", "passcode", "access_token", "application_credential_secret")
+AUTH_OPTIONS: dict[str, dict[str, Any]] = {
+    **{name: {"type": "str", "no_log": False} for name in _AUTH_PLAIN},
+    **{name: {"type": "str", "no_log": True} for name in _AUTH_SECRET},
+}
 # Options of a module; the doc fragment openstack_login describes them.
 LOGIN_OPTIONS: dict[str, dict[str, Any]] = {
     "cloud": {"type": "str"},
-    "auth": {"type": "dict", "no_log": True},
+    "auth": {"type": "dict", "options": AUTH_OPTIONS},
     "auth_type": {"type": "str"},
     "region_name": {"type": "str"},
     "interface": {"type": "str", "choices": ["public", "internal", "admin"]},
@@ -38,15 +47,12 @@ def secrets_of(auth: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for key, value in auth.items() if value and _SECRET_NAMES.search(key))
 
 
-def plain_values(auth: Mapping[str, Any]) -> set[str]:
-    """Return the values in authentication options that may be shown: names, IDs and addresses."""
-    shown = {str(value) for key, value in auth.items() if _PLAIN_NAMES.search(key)}
-    return shown - set(secrets_of(auth))
-
-
 def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a module as the SDK takes them; what is not given is left for it to find."""
-    return {_SDK_NAMES.get(name, name): options[name] for name in LOGIN_OPTIONS if options.get(name) is not None}
+    given = {_SDK_NAMES.get(name, name): options[name] for name in LOGIN_OPTIONS if options.get(name) is not None}
+    if "auth" in given:
+        given["auth"] = {name: value for name, value in given["auth"].items() if value is not None}
+    return given
 
 
 def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dict[str, Connection]:
