@@ -54,14 +54,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"monitoring_grafana_password": "admin"},
         "monitoring_grafana_password has 5 characters and needs 12; Grafana is not started with its default password.",
     ),
-    "mail": ({"monitoring_alerts": {"email": {"to": "a@b.org"}}}, "monitoring_alerts cannot work like this: email. email needs to and smarthost"),
+    "mail": (
+        {"monitoring_alerts": {"email": {"to": "a@b.org"}}},
+        "monitoring_alerts cannot work like this: email. email needs to and smarthost",
+    ),
     "telegram": ({"monitoring_alerts": {"telegram": {"token": BOT}}}, "monitoring_alerts cannot work like this: telegram."),
     "webhook": ({"monitoring_alerts": {"webhook": "hooks.example.org"}}, "monitoring_alerts cannot work like this: webhook."),
     "retention": ({"monitoring_retention": "a month"}, "monitoring_retention is a month (as in 30d)"),
     "interval": ({"monitoring_interval": "1"}, "monitoring_interval 1 (5 or more)"),
     "scale": ({"monitoring_durations_scale": 0}, "monitoring_durations_scale 0 (above 0)."),
     "limit": ({"monitoring_thresholds": {"pool_full": 1}}, "monitoring_thresholds has pool_full, which is unknown or no number above 0."),
-    "negative": ({"monitoring_thresholds": {"disk_free": -1}}, "monitoring_thresholds has disk_free, which is unknown or no number above 0."),
+    "negative": (
+        {"monitoring_thresholds": {"disk_free": -1}},
+        "monitoring_thresholds has disk_free, which is unknown or no number above 0.",
+    ),
     "image": ({"monitoring_images": {"loki": "x:1"}}, "monitoring_images names loki, which no service uses."),
 }
 FILES = {

@@ -81,8 +81,14 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "NfsBadCalls": ({'node_nfsd_rpc_errors_total{error="auth"}': "0+60x99"}, {'node_nfsd_rpc_errors_total{error="auth"}': "0+0.1x99"}),
     "IscsiTargetClosed": ({'iscsi_portal_group_enabled{target="iqn.a"}': "0x99"}, {'iscsi_portal_group_enabled{target="iqn.a"}': "1x99"}),
-    "IscsiSessionLost": ({'iscsi_initiator_logged_in{initiator="iqn.b"}': "1x2 0x99"}, {'iscsi_initiator_logged_in{initiator="iqn.b"}': "0x99"}),
-    "SmartFailing": ({'smartmon_device_smart_healthy{disk="/dev/sda"}': "0x99"}, {'smartmon_device_smart_healthy{disk="/dev/sda"}': "1x99"}),
+    "IscsiSessionLost": (
+        {'iscsi_initiator_logged_in{initiator="iqn.b"}': "1x2 0x99"},
+        {'iscsi_initiator_logged_in{initiator="iqn.b"}': "0x99"},
+    ),
+    "SmartFailing": (
+        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "0x99"},
+        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "1x99"},
+    ),
     "SmartBadSectors": (
         {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "8x99"},
         {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "0x99"},
@@ -131,7 +137,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'ollama_model_vram_bytes{model="m"}': "100x99", 'ollama_model_size_bytes{model="m"}': "100x99"},
     ),
     "NoEngine": ({'haproxy_backend_active_servers{proxy="engines"}': "0x99"}, {'haproxy_backend_active_servers{proxy="engines"}': "1x99"}),
-    "RequestsWait": ({'haproxy_backend_current_queue{proxy="engines"}': "2x99"}, {'haproxy_backend_current_queue{proxy="engines"}': "0x99"}),
+    "RequestsWait": (
+        {'haproxy_backend_current_queue{proxy="engines"}': "2x99"},
+        {'haproxy_backend_current_queue{proxy="engines"}': "0x99"},
+    ),
     "RequestsFail": (
         {
             'haproxy_backend_http_responses_total{proxy="engines",code="5xx"}': "0+10x99",
@@ -182,7 +191,10 @@ CASES: dict[str, tuple[Series, Series]] = {
             'llm_backup_last_success_timestamp_seconds{job_name="a"}': f"age {3 * HOUR}",
             'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
         },
-        {'llm_backup_last_success_timestamp_seconds{job_name="a"}': f"age {HOUR}", 'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99"},
+        {
+            'llm_backup_last_success_timestamp_seconds{job_name="a"}': f"age {HOUR}",
+            'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
+        },
     ),
     "RestoreDrillFailed": ({'llm_restore_drill_success{job_name="a"}': "0x99"}, {'llm_restore_drill_success{job_name="a"}': "1x99"}),
     "RestoreDrillOld": (

@@ -9,7 +9,7 @@ import sys
 import urllib.parse
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Callable, Dict, Iterable, List, Mapping, Tuple
+from typing import Callable, Iterable, List, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Query = Mapping[str, List[str]]
@@ -30,7 +30,7 @@ class Metric:
     name: str
     help: str
     kind: str = "gauge"
-    samples: List[Tuple[Dict[str, str], float]] = field(default_factory=list)
+    samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
 
     def add(self, value: float, **labels: str) -> None:
         """Add a sample."""

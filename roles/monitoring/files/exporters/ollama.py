@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from typing import Any, List
+from typing import Any
 
 from exposition import Metric, NotAnswered, Query, make_server, render
 
@@ -55,11 +55,13 @@ def expires(text: str) -> float:
     return datetime.datetime.fromisoformat(found.group(1) + zone).timestamp() if 1970 < year < 2100 else 0.0
 
 
-def loaded(models: List[Any]) -> List[Metric]:
+def loaded(models: list[Any]) -> list[Metric]:
     """Return what /api/ps tells of the models in memory."""
     count = Metric("ollama_models_loaded", "Models in memory")
     size = Metric("ollama_model_size_bytes", "Memory a loaded model takes in all")
-    vram = Metric("ollama_model_vram_bytes", "Memory of the GPU a loaded model takes; less than its size means that a part runs on the processor")
+    vram = Metric(
+        "ollama_model_vram_bytes", "Memory of the GPU a loaded model takes; less than its size means that a part runs on the processor"
+    )
     until = Metric("ollama_model_expires_timestamp_seconds", "When a loaded model is unloaded; 0 is never")
     context = Metric("ollama_model_context_tokens", "Context a loaded model has")
     count.add(len(models))

@@ -18,7 +18,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterable, Iterator, List, Mapping
+from typing import Iterable, Iterator, Mapping
 
 from exposition import Metric, render
 
@@ -27,6 +27,7 @@ FABRIC = Path("/sys/kernel/config/target/iscsi")
 SECONDS = 60
 _STATES = "ONLINE|DEGRADED|FAULTED|OFFLINE|UNAVAIL|REMOVED|SPLIT|AVAIL|INUSE|SUSPENDED"
 _ROW = re.compile(rf"^\t(?P<indent> *)(?P<name>\S+)\s+(?P<state>{_STATES})(?:\s+(?P<read>\d+)\s+(?P<write>\d+)\s+(?P<checksum>\d+))?")
+_STANDING_IN = re.compile(r"(replacing|spare)-\d+$")
 _HEALTHY = ("ONLINE", "AVAIL", "INUSE")
 _SCRUBBED = "zfs_pool_scrub_last_timestamp_seconds"
 
@@ -50,7 +51,7 @@ def run(*argv: str) -> str:
     return ended.stdout
 
 
-def status_metrics(text: str, before: Mapping[str, float]) -> List[Metric]:
+def status_metrics(text: str, before: Mapping[str, float]) -> list[Metric]:
     """Read ``zpool status -P -p``.
 
     :param before: by pool, when a scrub ended as far as it was known: a resilver takes the place of a scrub in the output.
@@ -65,17 +66,28 @@ def status_metrics(text: str, before: Mapping[str, float]) -> List[Metric]:
         if not named:
             continue
         pool = named.group(1)
-        for row in (found for found in map(_ROW.match, block.splitlines()) if found and found["indent"]):
-            healthy.add(row["state"] in _HEALTHY, pool=pool, vdev=row["name"], state=row["state"])
+        for name, row in rows_of(block):
+            healthy.add(row["state"] in _HEALTHY, pool=pool, vdev=name, state=row["state"])
             for kind in ("read", "write", "checksum"):
                 if row[kind] is not None:
-                    errors.add(int(row[kind]), pool=pool, vdev=row["name"], kind=kind)
+                    errors.add(int(row[kind]), pool=pool, vdev=name, kind=kind)
         data.add(data_errors(block), pool=pool)
         scanning.add(bool(re.search(r"^\s*scan: \w+ in progress", block, re.MULTILINE)), pool=pool)
         ended = max(scrub_end(block), before.get(pool, 0.0))
         if ended:
             scrubbed.add(ended, pool=pool)
     return [healthy, errors, data, scrubbed, scanning]
+
+
+def rows_of(block: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Return the rows of a pool's vdevs and disks, each with a name of its own: several vdevs may hold a ``spare-0``."""
+    above: list[tuple[int, str]] = []
+    for row in filter(None, map(_ROW.match, block.splitlines())):
+        depth, name = len(row["indent"]), row["name"]
+        above = [one for one in above if one[0] < depth]
+        if depth:
+            yield (f"{above[-1][1]}/{name}" if _STANDING_IN.match(name) and above else name), row
+        above.append((depth, name))
 
 
 def data_errors(block: str) -> int:
@@ -92,7 +104,7 @@ def scrub_end(block: str) -> float:
     return datetime.strptime(found.group(1), "%b %d %H:%M:%S %Y").replace(tzinfo=timezone.utc).timestamp() if found else 0.0
 
 
-def space_metrics(text: str) -> List[Metric]:
+def space_metrics(text: str) -> list[Metric]:
     """Read ``zpool list -H -p -v -o name,size,allocated,fragmentation``: pools, and how full each of their classes is."""
     size = Metric("zfs_pool_size_bytes", "Size of a pool's class of vdevs: normal, special, dedup, logs or cache")
     used = Metric("zfs_pool_allocated_bytes", "What is taken of it")
@@ -117,7 +129,7 @@ def space_metrics(text: str) -> List[Metric]:
     return [size, used, fragmented]
 
 
-def snapshot_metrics(text: str, wanted: Iterable[str]) -> List[Metric]:
+def snapshot_metrics(text: str, wanted: Iterable[str]) -> list[Metric]:
     """Read ``zfs list -H -p -t snapshot -o name,creation``.
 
     :param wanted: datasets that should have snapshots; one without has an age since 1970.
@@ -136,7 +148,7 @@ def snapshot_metrics(text: str, wanted: Iterable[str]) -> List[Metric]:
     return [newest, count]
 
 
-def iscsi_metrics(fabric: Path) -> List[Metric]:
+def iscsi_metrics(fabric: Path) -> list[Metric]:
     """Read what the kernel's target shows of itself below configfs."""
     enabled = Metric("iscsi_portal_group_enabled", "Whether a portal group of a target takes logins")
     session = Metric("iscsi_initiator_logged_in", "Whether an initiator that may log in has a session")
@@ -168,7 +180,7 @@ def known_scrubs(path: Path) -> dict[str, float]:
     return {pool: float(value) for pool, value in re.findall(rf'^{_SCRUBBED}{{pool="([^"]+)"}} (\S+)$', text, re.MULTILINE)}
 
 
-def gather(configuration: Mapping[str, List[str]], before: Mapping[str, float]) -> Iterator[Metric]:
+def gather(configuration: Mapping[str, list[str]], before: Mapping[str, float]) -> Iterator[Metric]:
     """Return all metrics.
 
     :raises CannotRead: ZFS does not answer.
@@ -189,7 +201,7 @@ def write(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     """Write the file; when ZFS does not answer, the old one stays and grows old, which is what the alert watches."""
     configuration = json.loads(Path(argv[0] if argv else CONFIGURATION).read_text(encoding="utf-8"))
     path = Path(configuration["file"])

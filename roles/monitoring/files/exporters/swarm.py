@@ -13,7 +13,7 @@ import http.client
 import json
 import os
 import time
-from typing import Any, Dict, Iterable, List, Mapping
+from typing import Any, Iterable, Mapping
 from urllib.parse import quote
 
 from exposition import Metric, NotAnswered, Query, make_server, render
@@ -46,7 +46,7 @@ def read(host: str, port: int, path: str) -> Any:
     raise NotAnswered(f"{path} cannot be read from {host}:{port}: {why}. Look at the log of the service socket_proxy.")
 
 
-def node_metrics(nodes: List[Mapping[str, Any]]) -> List[Metric]:
+def node_metrics(nodes: list[Mapping[str, Any]]) -> list[Metric]:
     """Return what is known of the nodes."""
     up = Metric("swarm_node_up", "Whether a node is ready")
     active = Metric("swarm_node_active", "Whether a node takes tasks: it is neither drained nor paused")
@@ -98,7 +98,7 @@ def number(text: Any) -> float | None:
         return None
 
 
-def service_metrics(services: Iterable[Mapping[str, Any]]) -> List[Metric]:
+def service_metrics(services: Iterable[Mapping[str, Any]]) -> list[Metric]:
     """Return how many tasks of each service run, and how many should."""
     running = Metric("swarm_service_tasks_running", "Tasks of a service that run")
     desired = Metric("swarm_service_tasks_desired", "Tasks of a service that should run")
@@ -109,23 +109,28 @@ def service_metrics(services: Iterable[Mapping[str, Any]]) -> List[Metric]:
     return [running, desired]
 
 
-def fleet_metrics(labels: Mapping[str, str], now: float) -> List[Metric]:
+def fleet_metrics(labels: Mapping[str, str], now: float) -> list[Metric]:
     """Return what the runs over the fleet left for each other; a part that is not there is left out.
 
     :raises NotAnswered: a label is not what those runs write.
     """
     try:
-        found: Dict[str, Any] = {key: json.loads(text) for key, text in labels.items() if key.startswith("llm-stack.")}
+        found: dict[str, Any] = {key: json.loads(text) for key, text in labels.items() if key.startswith("llm-stack.")}
         return list(_fleet(found, now))
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise NotAnswered(f"The labels of the config {STATE} cannot be understood: {error!r}. See `docker config inspect {STATE}`.") from error
+        raise NotAnswered(
+            f"The labels of the config {STATE} cannot be understood: {error!r}. See `docker config inspect {STATE}`."
+        ) from error
 
 
 def _fleet(found: Mapping[str, Any], now: float) -> Iterable[Metric]:
     lock = Metric("llm_fleet_lock_held", "Whether a run holds the lock of the fleet")
     lock.add(float((found.get("llm-stack.lock") or {"until": 0})["until"]) > now)
     ledger = found.get("llm-stack.ledger")
-    spent, rate = Metric("llm_fleet_cost_today", "What the fleet has cost today (UTC)"), Metric("llm_fleet_cost_hourly", "What runs now costs an hour")
+    spent, rate = (
+        Metric("llm_fleet_cost_today", "What the fleet has cost today (UTC)"),
+        Metric("llm_fleet_cost_hourly", "What runs now costs an hour"),
+    )
     if ledger:
         rate.add(ledger["rate"])
         if int(ledger["day"]) == int(now // 86400):
