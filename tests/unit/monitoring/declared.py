@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from conftest import ROOT
+from site_files import ROOT
 
 RECORDED = Path(__file__).parent / "recorded"
 USAGE = ROOT / "roles" / "llm_services" / "files" / "chat" / "rag_chat_api" / "usage.py"

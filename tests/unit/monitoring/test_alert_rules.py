@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Written
+from site_files import ROOT, Written
 
 DAY, HOUR = 86400, 3600
 # A series and its values; {t} is a time of that many seconds before the evaluation, scaled as the rules are.

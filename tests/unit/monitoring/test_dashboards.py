@@ -20,12 +20,12 @@ from typing import Any, Iterator
 import jsonschema
 import pytest
 import yaml
-from conftest import ROLE, Written
 from declared import RECORDED, chat_metrics, declared, named, own_metrics
 from ports import free_port
+from site_files import ROLE, Written
 from test_exporters import LOADED, ollama_text, storage_metrics, swarm_text
 
-import exposition  # isort: skip - conftest puts it on the path
+import exposition  # isort: skip - site_files puts it on the path
 
 DASHBOARDS = sorted((ROLE / "files" / "dashboards").glob("*.json"))
 SOURCE = {"type": "object", "required": ["type", "uid"], "properties": {"type": {"const": "prometheus"}, "uid": {"const": "prometheus"}}}

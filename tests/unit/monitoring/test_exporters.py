@@ -18,11 +18,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Iterator
 
-import conftest
 import pytest
+import site_files
 from ports import free_port
 
-import exposition  # isort: skip - conftest puts the exporters on the path
+import exposition  # isort: skip - site_files puts the exporters on the path
 import ollama  # isort: skip
 import storage  # isort: skip
 import swarm  # isort: skip
@@ -255,7 +255,7 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 @pytest.fixture(scope="module")
-def guarded(written: conftest.Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def guarded(written: site_files.Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a real HAProxy with the role's configuration before a socket that answers everything."""
     place, port = tmp_path_factory.mktemp("guard"), free_port()
     text = written.text("good", "socket-proxy.cfg").replace("bind :2375", f"bind 127.0.0.1:{port}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
-from conftest import BOT, HOOK, PASSWORD, REFUSED, ROLE, SITES, Written, tool
+from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, SITES, Written, tool
 
 STACKS = tuple(SITES)
 
