@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A STAND-IN for zfs and syncoid where there is no ZFS: datasets are directories below ZFS_HOME, snapshots are copies of them.
 
-It knows what llm-backup asks. Started as ``syncoid`` it sends every snapshot the target lacks. Words in ZFS_FAIL make commands fail that
+It is started with the name of the program first, and knows what llm-backup asks; ``syncoid`` sends every snapshot the target lacks. Words in ZFS_FAIL make commands fail that
 hold one of them.
 """
 
@@ -126,7 +125,7 @@ def syncoid(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    program, rest = Path(sys.argv[0]).name, sys.argv[1:]
+    program, rest = sys.argv[1], sys.argv[2:]
     with (HOME / "log").open("a") as log:
         log.write(" ".join([program, *rest]) + "\n")
     if any(word in " ".join([program, *rest]) for word in os.environ.get("ZFS_FAIL", "").split(",") if word):

@@ -45,7 +45,8 @@ class Place:
         monkeypatch.setattr(self.program, "DRILL", home / "drill.json")
         (home / "drill.json").write_text(json.dumps({"max_age_days": 8, "scratch": "llm/drill"}))
         for name in ("zfs", "syncoid"):
-            (home / name).symlink_to(STANDIN)
+            (home / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" {name} "$@"\n')
+            (home / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
         monkeypatch.setenv("ZFS_HOME", str(home))
         self.state: dict[str, Any] = {}
