@@ -91,6 +91,12 @@ def test_a_lost_disk_in_json_has_its_guid_and_the_usual_state() -> None:
     assert (leaf.name, leaf.guid, leaf.was, leaf.state) == ("588390236153521678", "588390236153521678", "/var/tmp/pool/a", "UNAVAIL")
 
 
+def test_a_path_whose_disk_is_gone_is_used_by_no_pool() -> None:
+    names = facts.names_in_use(status("lost_disk-2.3.9.json").values())
+    assert "/var/tmp/pool/a" not in names
+    assert set(names.values()) == {"wpoola"}
+
+
 def test_raidz_draid_and_removed_vdevs() -> None:
     pools = status("raidz_draid_removed-2.3.9.txt")
     assert [(group.use, group.kind, len(group.members)) for group in pools["h1rz"].groups] == [
