@@ -27,6 +27,7 @@ from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
+from zfs_layouts import zfs_pool_layouts
 
 
 def ansible(lab: Lab, program: str, *argv: str) -> str:
@@ -85,6 +86,7 @@ FIGURES: list[Callable[[], Figure]] = [
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
+    zfs_pool_layouts,
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,
