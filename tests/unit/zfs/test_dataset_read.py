@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Readers of datasets on recorded output.
 
-The recordings named 2.3.9 are real; those named form_of are written after zfsprops(7) of that version.
+The recordings named 2.3.9 are real; those named form_of were written by hand in the form of that version (recorded/README.md).
 """
 
 from __future__ import annotations
