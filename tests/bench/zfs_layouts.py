@@ -11,13 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "build" / "collections"), str(ROOT / "tests" / "unit" / "zfs")]
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
