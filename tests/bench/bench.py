@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / place) for place in ("tests/lab", "tests/unit/zfs", "build/collections")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "zfs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
 from iscsi import iscsi_noop
