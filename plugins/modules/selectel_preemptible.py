@@ -123,6 +123,18 @@ options:
       user_data:
         description: User data of this server, in place of O(user_data).
         type: str
+      restore:
+        description:
+          - Bring the server back where it was interrupted. With V(false) it is made anew at its placements, if O(allow_data_loss) names it
+            and no fixed address is needed.
+        type: bool
+        default: true
+      successor:
+        description:
+          - Make a second server beside a running one, so that the first can go once the second has proven itself, and keep both while this
+            is set. Without it, and with the server in O(allow_data_loss), the first is deleted with its disk and address.
+        type: bool
+        default: false
   name_pattern:
     description: Names of the servers, with C({n}) in place of a number from 1 to O(count).
     type: str
@@ -449,6 +461,8 @@ def server_options() -> dict[str, Any]:
         "placements": {"type": "list", "elements": "dict", "options": placement_options()},
         "networks": {"type": "list", "elements": "dict", "options": network_options()},
         "user_data": {"type": "str", "no_log": True},
+        "restore": {"type": "bool", "default": True},
+        "successor": {"type": "bool", "default": False},
     }
 
 

@@ -268,12 +268,18 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """One server as it should be."""
+    """One server as it should be.
+
+    :param restore: bring it back where it was interrupted; else make it anew, if its disk may be lost.
+    :param successor: make a second server beside a running one, and keep both.
+    """
 
     name: str
     placements: tuple[Placement, ...]
     networks: tuple[NetworkSpec, ...] = ()
     user_data: str = field(default="", repr=False)
+    restore: bool = True
+    successor: bool = False
 
     @property
     def keeps_address(self) -> bool:

@@ -190,6 +190,8 @@ def slot_spec(entry: Mapping[str, Any], where: str, options: Mapping[str, Any]) 
         placements,
         tuple(network(one, f"networks[{position}]") for position, one in enumerate(networks or [])),
         entry.get("user_data") or options["user_data"] or "",
+        restore=entry.get("restore") is not False,
+        successor=bool(entry.get("successor")),
     )
 
 
