@@ -125,10 +125,12 @@ options:
         type: str
       restore:
         description:
-          - Bring the server back where it was interrupted. With V(false) it is made anew at its placements, if O(allow_data_loss) names it
-            and no fixed address is needed.
-        type: bool
-        default: true
+          - Whether the server is brought back where it was interrupted. V(first) makes it anew where that fails.
+          - V(never) makes it anew at once, if O(allow_data_loss) names it and it needs no fixed address.
+          - V(only) leaves it interrupted where that fails.
+        type: str
+        choices: [first, never, only]
+        default: first
       successor:
         description:
           - Make a second server beside a running one, so that the first can go once the second has proven itself, and keep both while this
@@ -223,6 +225,11 @@ options:
     description:
       - Servers, by name, whose disks may be lost. Theirs are deleted once they are replaced; without this, a replaced server stays as it
         is, with its disk, and is reported as left over.
+    type: list
+    elements: str
+    default: []
+  only:
+    description: Servers, by name, to work on in this run. The others are looked at, reported and left alone. All by default.
     type: list
     elements: str
     default: []
@@ -461,7 +468,7 @@ def server_options() -> dict[str, Any]:
         "placements": {"type": "list", "elements": "dict", "options": placement_options()},
         "networks": {"type": "list", "elements": "dict", "options": network_options()},
         "user_data": {"type": "str", "no_log": True},
-        "restore": {"type": "bool", "default": True},
+        "restore": {"type": "str", "choices": ["first", "never", "only"], "default": "first"},
         "successor": {"type": "bool", "default": False},
     }
 
@@ -511,6 +518,7 @@ def argument_spec() -> dict[str, Any]:
         "switch_to_preemptible": names,
         "switch_to_regular": names,
         "allow_data_loss": names,
+        "only": names,
         "max_age": {"type": "float"},
         "memory": {"type": "dict", "default": {}},
         "demote_for": {"type": "float", "default": 1800},

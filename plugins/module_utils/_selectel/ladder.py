@@ -149,6 +149,8 @@ class Ladder:
                 return "switched" if self._work.action == "switched" else "restored", self._restore(server)
             except RungFailed as error:
                 self._failures.append(str(error))
+        if restore and self._work.slot.restore == "only":
+            raise GaveUp(". ".join([f"{self._name} is to be restored and not made anew", self._work.reason, *self._failures]))
         old = tuple(server for server in old if kind_of(look_at(self._shared.clouds[server.region], server)) != GONE)
         old = self._free_address(old)
         rungs, problems = self._shared.rungs(self._work.slot, self._now())

@@ -114,6 +114,9 @@ def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, now: 
 def plan_slot(slot: SlotSpec, *, current: Fleet, desired: FleetSpec, now: float) -> Work:
     """Decide about one slot."""
     work = _plan_servers(slot, current=current, desired=desired, now=now)
+    if desired.only and slot.name not in desired.only:
+        server = work.server or next(iter(work.old), None)
+        return Work(slot, "kept", "it is not among those to work on: left alone", server, spare=work.spare)
     return replace(work, strays=_strays(work, current=current, desired=desired, now=now))
 
 
@@ -194,7 +197,7 @@ def _about_interrupted(slot: SlotSpec, found: _Slotted, desired: FleetSpec) -> W
         return Work(slot, "blocked", alarm, server=server, old=found.interrupted, doomed=found.doomed)
     reason = f"it was interrupted ({server.status})"
     whole = tuple(one for one in found.interrupted if one.volumes or desired.profile.keeps_local_disk)
-    if whole and not slot.restore and slot.name in desired.allow_data_loss and not slot.keeps_address:
+    if whole and slot.restore == "never" and slot.name in desired.allow_data_loss and not slot.keeps_address:
         return _renewal(slot, "replaced", f"{reason}, and is not to be restored where it was", found=found, desired=desired)
     if whole:
         action = "switched" if _switch_changes(server, slot.name, desired).told else "restored"
@@ -315,9 +318,7 @@ def rungs_for(
 
 def regions_to_offer(current: Fleet, desired: FleetSpec, now: float) -> list[str]:
     """Return the regions whose offer the planner needs: those where a server will be made."""
-    making = [
-        slot for slot in desired.slots if plan_slot(slot, current=current, desired=desired, now=now).action in MAKING
-    ]
+    making = [slot for slot in desired.slots if plan_slot(slot, current=current, desired=desired, now=now).action in MAKING]
     return list(dict.fromkeys(placement.region for slot in making for placement in slot.placements))
 
 

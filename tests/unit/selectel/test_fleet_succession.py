@@ -108,9 +108,29 @@ def test_a_server_that_keeps_its_address_can_have_none(cloud: StandinCloud) -> N
 def test_a_restore_that_is_not_wanted_needs_leave_to_lose_the_disk(cloud: StandinCloud, allowed: list[str], action: str) -> None:
     first = made(cloud)
     cloud.interrupt(first)
-    ended = run_fleet(cloud, servers=[{"name": "gpu1", "restore": False}], allow_data_loss=allowed, floating_network="ext")
+    ended = run_fleet(cloud, servers=[{"name": "gpu1", "restore": "never"}], allow_data_loss=allowed, floating_network="ext")
     assert ended.actions == {"gpu1": action}
     assert (first in cloud.servers) == (not allowed)
     assert len(cloud.alive("gpu1")) == 1
     assert cloud.orphans() == []
     assert len(cloud.addresses) == 1
+
+
+def test_only_those_named_are_worked_on(cloud: StandinCloud) -> None:
+    both = {"servers": [{"name": "gpu1"}, {"name": "gpu2"}]}
+    run_fleet(cloud, **both)
+    for server in list(cloud.servers):
+        cloud.interrupt(server)
+    ended = run_fleet(cloud, **both, only=["gpu2"])
+    assert ended.actions == {"gpu1": "kept", "gpu2": "restored"}
+    assert [one["name"] for one in cloud.alive()] == ["gpu2"]
+
+
+def test_a_restore_that_alone_is_wanted_makes_nothing_anew(cloud: StandinCloud) -> None:
+    first = made(cloud)
+    cloud.interrupt(first)
+    cloud.room["z1"] = 0
+    ended = run_fleet(cloud, servers=[{"name": "gpu1", "restore": "only"}], floating_network="ext")
+    assert (ended.actions, ended.ok) == ({"gpu1": "failed"}, False)
+    assert "is to be restored and not made anew" in ended.reason
+    assert list(cloud.servers) == [first]
