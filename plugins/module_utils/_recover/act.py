@@ -10,9 +10,6 @@ from typing import Any, Iterable, Mapping
 from .._selectel.model import FleetSpec, Placement
 from .model import HAND_BACK, IN_CLOUD, RETIRE, ROTATE, Action, Observed, Recovery
 
-# Options of the fleet that say what servers there are; the acting run gets a list of its own.
-_REPLACED = ("servers", "name_pattern", "count", "placements", "allow_regular", "memory")
-
 
 def placement_option(place: Placement) -> dict[str, Any]:
     """Return a placement as an option."""
@@ -36,25 +33,21 @@ def with_spare(options: Mapping[str, Any], spare: int) -> dict[str, Any]:
     return {**options, "servers": [*listed, *({"name": f"spare{number}"} for number in range(1, spare + 1))]}
 
 
-def acting_options(recovery: Recovery, *, observed: Observed, desired: FleetSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with which the module of the fleet carries the decisions out.
+def acting_options(recovery: Recovery, *, observed: Observed, desired: FleetSpec) -> dict[str, Any]:
+    """Return the options with which the module of the fleet carries the decisions out, beside those that are declared.
 
-    :param options: those of the fleet, as declared.
+    They say all of where and how; networks and user data of single servers are not repeated here, for these may be secret.
     """
-    entries = {str(entry["name"]): entry for entry in options.get("servers") or []}
     by_slot = {action.slot: action for action in recovery.actions}
     followed = _followed(observed)
     servers = []
     for slot in desired.slots:
         action = by_slot[slot.name]
-        entry = {**entries.get(slot.name, {}), "name": slot.name}
-        entry["placements"] = [placement_option(place) for place in action.placements or slot.placements]
-        entry["restore"] = action.restore
+        places = [placement_option(place) for place in action.placements or slot.placements]
         # A predecessor goes when that is decided, and not because its slot is worked on.
-        entry["successor"] = action.do in (ROTATE, HAND_BACK) or (slot.name in followed and action.do != RETIRE)
-        servers.append({name: value for name, value in entry.items() if value is not None})
-    rest = {name: value for name, value in options.items() if name not in _REPLACED and value is not None}
-    return {**rest, "servers": servers, "only": worked_on(recovery.actions), "memory": recovery.notes.memory}
+        successor = action.do in (ROTATE, HAND_BACK) or (slot.name in followed and action.do != RETIRE)
+        servers.append({"name": slot.name, "placements": places, "restore": action.restore, "successor": successor})
+    return {"servers": servers, "allow_regular": False, "only": worked_on(recovery.actions), "memory": recovery.notes.memory}
 
 
 def worked_on(actions: Iterable[Action]) -> list[str]:

@@ -60,14 +60,12 @@ class Observed:
 
     :param nodes: the workers of the swarm.
     :param replicas: how many engines there should be; None when there is no such service.
-    :param engines_up: how many engines the balancer takes for alive; None when it could not be asked.
     :param hosts: addresses by name of workers that are no servers of the fleet.
     """
 
     fleet: Fleet = field(default_factory=Fleet)
     nodes: tuple[WorkerNode, ...] = ()
     replicas: int | None = None
-    engines_up: int | None = None
     hosts: Mapping[str, str] = field(default_factory=dict)
 
 

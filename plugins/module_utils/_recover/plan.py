@@ -177,6 +177,8 @@ class _Planner:
         ailing = self._ailing(name, server, node)
         if ailing:
             return ailing
+        if former and node and not node.engines and self._seen.replicas is not None:
+            return Action(name, WAIT, f"its successor {server.id} has no engine yet", server=server, node=node)
         if former:
             return self._retirement(name, server, former)
         if work.doomed or work.strays:

@@ -67,7 +67,7 @@ def fleet_spec(options: Mapping[str, Any]) -> FleetSpec:
         to_preemptible=tuple(options["switch_to_preemptible"]),
         to_regular=tuple(options["switch_to_regular"]),
         allow_data_loss=tuple(options["allow_data_loss"]),
-        only=tuple(options["only"]),
+        only=tuple(options.get("only") or ()),
         max_age=checked_seconds("max_age", options["max_age"]),
         demote_for=options["demote_for"],
         deadline=options["deadline"],

@@ -15,7 +15,7 @@ import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -50,6 +50,18 @@ class Engine(socketserver.ThreadingUnixStreamServer):
         labels: dict[str, str] = found["Spec"]["Labels"]
         return labels
 
+    def read(self, path: str, query: dict[str, list[str]]) -> Any:
+        """Answer a GET; None is 404."""
+        return self.find(path.rpartition("/")[2])
+
+    def write(self, path: str, body: Any) -> tuple[int, Any]:
+        """Answer a POST that is not about configs."""
+        raise AssertionError(f"{path} is not part of this stand-in: {body}")
+
+    def remove(self, path: str) -> tuple[int, Any]:
+        """Answer a DELETE."""
+        raise AssertionError(f"{path} is not part of this stand-in")
+
     def find(self, name: str) -> dict[str, Any] | None:
         return next((one for one in self.configs.values() if name in (one["ID"], one["Spec"]["Name"])), None)
 
@@ -68,8 +80,12 @@ class Handler(BaseHTTPRequestHandler):
         if self._dies(f"GET {path}", lambda: None):
             return
         with self.server.lock:
-            found = self.server.find(path.rpartition("/")[2])
-            self._answer(200, found) if found else self._answer(404, {"message": f"config {path.rpartition('/')[2]} not found"})
+            found = self.server.read(path, parse_qs(urlsplit(self.path).query))
+            self._answer(200, found) if found is not None else self._answer(404, {"message": f"{path} not found"})
+
+    def do_DELETE(self) -> None:
+        self.server.calls.append(f"DELETE {self._path()}")
+        self._answer(*self.server.remove(self._path()))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
@@ -79,7 +95,10 @@ class Handler(BaseHTTPRequestHandler):
 
         def work() -> None:
             with self.server.lock:
-                self._answered = self._create(body) if path.endswith("/create") else self._update(path, body)
+                if path.startswith("/configs/"):
+                    self._answered = self._create(body) if path.endswith("/create") else self._update(path, body)
+                else:
+                    self._answered = self.server.write(path, body)
 
         if not self._dies(f"POST {path}", work):
             work()
@@ -133,10 +152,13 @@ class Handler(BaseHTTPRequestHandler):
         return
 
 
+_AnyEngine = TypeVar("_AnyEngine", bound=Engine)
+
+
 @contextlib.contextmanager
-def serving(path: Path) -> Iterator[Engine]:
+def serving(engine: _AnyEngine) -> Iterator[_AnyEngine]:
     """Run an engine while the block runs."""
-    with Engine(path) as engine:
+    with engine:
         thread = threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -16,7 +16,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.mode
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import due, needs_offer
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FloatingIp, Volume
-from fleetkit import OPTIONS, validated, wanted
+from fleetkit import wanted
 from recoverkit import HOUR, NOW, Z1, Z2, decide, done, fleet, node, only, seen, server
 
 REGULAR = {"allow_regular": True}
@@ -257,13 +257,14 @@ def test_the_predecessor_goes_once_the_successor_is_a_whole_node() -> None:
         ((node(),), HOUR, "mend"),
         ((node(), node("new", hostname="gpu1", ready=False)), HOUR, "mend"),
         ((node(), node("new", hostname="gpu1", gpus=0)), HOUR, "mend"),
+        ((node(), node("new", hostname="gpu1", engines=0)), HOUR, "wait"),
     ],
 )
 def test_until_then_both_stay(nodes: Any, age: float, do: str) -> None:
     observed = seen(BESIDE[0], server(id="new", age=age, replaces="gpu1"), nodes=nodes)
     recovery = decide(observed)
     assert only(recovery).do == do
-    options = acting_options(recovery, observed=observed, desired=fleet(), options=validated())
+    options = acting_options(recovery, observed=observed, desired=fleet())
     assert options["servers"][0]["successor"] is True
 
 
@@ -302,8 +303,7 @@ def test_a_regular_stand_in_is_handed_back_by_way_of_a_successor() -> None:
 def test_decisions_become_options_that_the_module_takes() -> None:
     desired = fleet("gpu1", "gpu2", "gpu3")
     observed = seen(server("gpu1"), server("gpu2", "SHELVED"), server("gpu3", "SHELVED", locked=True))
-    given = {**OPTIONS, "servers": [], "name_pattern": "gpu{n}", "count": 3, "allow_data_loss": ["gpu2"]}
-    options = acting_options(decide(observed, desired, notes=OPEN_Z1), observed=observed, desired=desired, options=given)
+    options = acting_options(decide(observed, desired, notes=OPEN_Z1), observed=observed, desired=desired)
     assert options["only"] == ["gpu2"]
     by_name = {one["name"]: one for one in options["servers"]}
     assert by_name["gpu2"]["restore"] == "never"
@@ -317,7 +317,7 @@ def test_placements_by_what_a_flavor_has_survive() -> None:
     match = {"gpu": "T4", "vcpus": 2, "disk_gb": 0}
     desired = fleet(placements=[{"region": "r1", "flavor_match": match}])
     observed = seen()
-    options = acting_options(decide(observed, desired), observed=observed, desired=desired, options=OPTIONS)
+    options = acting_options(decide(observed, desired), observed=observed, desired=desired)
     assert wanted(**options).slots[0].placements == desired.slots[0].placements
 
 

@@ -37,7 +37,7 @@ MONDAY = 20000 * 86400.0
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with serving(tmp_path / "docker.sock") as found:
+    with serving(Engine(tmp_path / "docker.sock")) as found:
         yield found
 
 
