@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping
 
 from .._selectel.model import FleetSpec, Placement
-from .model import HAND_BACK, IN_CLOUD, RETIRE, ROTATE, Action, Observed, Recovery
+from .model import BY_SUCCESSOR, IN_CLOUD, RETIRE, Action, Observed, Recovery
 
 
 def placement_option(place: Placement) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def acting_options(recovery: Recovery, *, observed: Observed, desired: FleetSpec
         action = by_slot[slot.name]
         places = [placement_option(place) for place in action.placements or slot.placements]
         # A predecessor goes when that is decided, and not because its slot is worked on.
-        successor = action.do in (ROTATE, HAND_BACK) or (slot.name in followed and action.do != RETIRE)
+        successor = action.do in BY_SUCCESSOR or (slot.name in followed and action.do != RETIRE)
         servers.append({"name": slot.name, "placements": places, "restore": action.restore, "successor": successor})
     return {"servers": servers, "allow_regular": False, "only": worked_on(recovery.actions), "memory": recovery.notes.memory}
 

@@ -15,7 +15,7 @@ from .state import Notes
 SERVER_LABEL = "llm-stack.server"
 
 # What can be decided about a worker, the most urgent first; also the order of the table.
-RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HAND_BACK, REFUSE, KEEP = (
+RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HEDGE, HAND_BACK, REFUSE, KEEP = (
     "restore",
     "create",
     "replace",
@@ -26,14 +26,17 @@ RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HAND_BA
     "tidy",
     "shed",
     "rotate",
+    "hedge",
     "hand back",
     "refuse",
     "keep",
 )
 # What makes the cloud start something, and so costs.
-BILLED = (RESTORE, CREATE, REPLACE, START, ROTATE, HAND_BACK)
+BILLED = (RESTORE, CREATE, REPLACE, START, ROTATE, HEDGE, HAND_BACK)
+# What is done by way of a successor beside a running server.
+BY_SUCCESSOR = (ROTATE, HEDGE, HAND_BACK)
 # What the module of the fleet does.
-IN_CLOUD = (RESTORE, CREATE, REPLACE, START, WAIT, ROTATE, HAND_BACK, RETIRE, TIDY)
+IN_CLOUD = (RESTORE, CREATE, REPLACE, START, WAIT, *BY_SUCCESSOR, RETIRE, TIDY)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .._selectel.plan import Work, plan_slot, rungs_for
 from .._selectel.prices import fleet_price, running_price, server_price
 from .._selectel.read import gpus_of
 from .._selectel.report import started_at
-from .._selectel.states import INTERRUPTED, RUNNING, STOPPED, kind_of
+from .._selectel.states import INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
 from .breaker import Interruption, noticed
 from .budget import Ledger, booked, day_total, ended, open_ledger
 from .match import node_of, stale_nodes
@@ -22,6 +22,7 @@ from .model import (
     BILLED,
     CREATE,
     HAND_BACK,
+    HEDGE,
     KEEP,
     MEND,
     REFUSE,
@@ -113,6 +114,8 @@ class _Planner:
         self._regulars = sum(1 for one in self._fleet.servers if self._is_fallback(one))
         self._rotated = notes.rotated
         self._tried = {slot: at for slot, at in notes.tried.items() if now - at < policy.hand_back_gap}
+        # Where this plan makes servers: as (slot, zone), the zone empty for a regular one.
+        self._planned: list[tuple[str, str]] = []
         self._unpriced = any(running_price(one, desired.prices, desired.profile) is None for one in self._fleet.servers)
 
     def plan(self) -> Recovery:
@@ -163,7 +166,7 @@ class _Planner:
             choice, refusal = _Choice(), self._book([price])
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=old)
-        self._reserve(choice)
+        self._reserve(name, choice)
         cost = price if restore else choice.price
         how = ("first" if choice.rungs else "only") if restore else "never"
         return Action(name, verb, reason, cost, server=old, placements=_places(choice), restore=how)
@@ -239,12 +242,36 @@ class _Planner:
         if cheap and regular and self._regulars >= self._policy.regular_max:
             note, regular = f"{self._regulars} regular servers stand in already, as many as may", []
         whole = [rung for rung in cheap if not self._open(rung)]
-        order = [*whole, *regular] if cheap_only or whole or regular else cheap
+        order = self._spread(slot.name, whole, regular) if cheap_only or whole or regular else self._spread(slot.name, cheap, [])
         within = [rung for rung in order if self._affordable(rung.price)]
         if order and not within:
             return _Choice(reason=self._over_budget(min((rung.price or 0.0 for rung in order), default=0.0)))
         prices = [rung.price for rung in within]
         return _Choice(tuple(within), None if None in prices else max(filter(None, prices), default=0.0), "" if within else note)
+
+    def _zones(self, slot: str) -> list[str]:
+        """Return the zones of the other servers that serve or soon will; that of a regular one, which is not interrupted, is empty."""
+        alive = [one for one in self._fleet.servers if one.slot != slot and kind_of(one) in (RUNNING, SETTLING)]
+        found = [(f"{one.region}/{one.zone}" if self._tag in one.tags else "") for one in alive]
+        return found + [zone for other, zone in self._planned if other != slot]
+
+    def _spread(self, slot: str, cheap: list[Rung], regular: list[Rung]) -> list[Rung]:
+        """Return the rungs in the order in which the loss of one zone costs the least.
+
+        Of the same price, the zone with the fewest servers comes first. When all the others are in one zone, that zone comes after
+        regular servers: it must not take all with it.
+        """
+        zones = self._zones(slot)
+        cheap = sorted(cheap, key=lambda rung: (self._failed(rung), rung.price or 0.0, zones.count(_zone(rung))))
+        if not zones or not zones[0] or len(set(zones)) > 1:
+            return [*cheap, *regular]
+        apart = [rung for rung in cheap if _zone(rung) != zones[0]]
+        fresh = [rung for rung in apart if not self._failed(rung)]
+        return [*fresh, *regular, *(rung for rung in apart if rung not in fresh), *(rung for rung in cheap if rung not in apart)]
+
+    def _failed(self, rung: Rung) -> bool:
+        """Whether there was no room at a placement a while ago."""
+        return float(self._notes.memory.get(rung.placement.key, {}).get("until", 0)) > self._now
 
     def _restore_price(self, server: Server) -> float | None:
         cheap = self._tag in server.tags and server.slot not in self._desired.to_regular
@@ -272,10 +299,13 @@ class _Planner:
         self._ledger = booked(self._ledger, worst)
         return ""
 
-    def _reserve(self, choice: _Choice) -> None:
-        """Count a server that may come up regular."""
+    def _reserve(self, slot: str, choice: _Choice) -> None:
+        """Count a server that may come up regular, and where it is likely to be."""
         kinds = {rung.placement.preemptible for rung in choice.rungs}
         self._regulars += int(False in kinds)
+        if choice.rungs:
+            first = choice.rungs[0]
+            self._planned.append((slot, _zone(first) if first.placement.preemptible else ""))
 
     def _is_fallback(self, server: Server) -> bool:
         """Whether a regular server stands in for a preemptible one."""
@@ -307,10 +337,9 @@ class _Planner:
             actions[name] = Action(name, SHED, reason, -price, server=server, node=action.node)
 
     def _improve(self, actions: dict[str, Action]) -> None:
-        """All serve: rotate the one that is due, or try a preemptible server in place of a regular one; one at a time."""
-        if self._now - self._rotated < self._policy.rotate_gap:
-            return
-        for name, do, reason in [*self._due(actions), *self._regular_ones(actions)]:
+        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time."""
+        rested = self._now - self._rotated >= self._policy.rotate_gap
+        for name, do, reason in [*self._alone(actions), *([*self._due(actions), *self._regular_ones(actions)] if rested else [])]:
             server, slot = actions[name].server, self._desired.slot(name)
             if server is None or slot is None:
                 continue
@@ -338,6 +367,14 @@ class _Planner:
             if start <= self._now
         ]
 
+    def _alone(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
+        """Return one worker to be had elsewhere when a single zone bears all; not more often than a regular one is handed back."""
+        zones = self._zones("")
+        free = [name for name, action in actions.items() if action.do == KEEP and action.server and action.server.id]
+        if len(zones) < 2 or not zones[0] or len(set(zones)) > 1 or self._regulars >= self._policy.regular_max or self._tried.get(HEDGE):
+            return []
+        return [(name, HEDGE, f"all {len(zones)} servers are in {zones[0]}, which may take all with it") for name in free[-1:]]
+
     def _regular_ones(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
         return [
             (name, HAND_BACK, "it is regular and stands in for a preemptible one")
@@ -352,15 +389,23 @@ class _Planner:
             return Action(name, REFUSE, text, server=server)
         if slot.keeps_address:
             return Action(name, REFUSE, f"{reason}; a successor would need the address that {server.id} holds", server=server)
-        choice = self._choose(slot, cheap_only=True)
+        choice = self._choose(slot, cheap_only=do != HEDGE)
+        if do in (HEDGE, HAND_BACK):
+            sole = set(self._zones(name))
+            elsewhere = tuple(rung for rung in choice.rungs if not rung.placement.preemptible or sole != {_zone(rung)})
+            choice = replace(choice, rungs=elsewhere, reason=choice.reason or "Elsewhere than where all the others are, there is none")
+            self._tried[HEDGE if do == HEDGE else name] = self._now
         if not choice.rungs and self._fleet.catalogues:
             return Action(name, REFUSE, f"{reason}. {choice.reason or 'No preemptible placement can be used'}", server=server)
         refusal = self._book([choice.price])
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=server)
-        if do == HAND_BACK:
-            self._tried[name] = self._now
+        self._reserve(name, choice)
         return Action(name, do, reason, choice.price, server=server, placements=_places(choice))
+
+
+def _zone(rung: Rung) -> str:
+    return f"{rung.placement.region}/{rung.placement.zone}"
 
 
 def _places(choice: _Choice) -> tuple[Placement, ...]:

@@ -332,3 +332,37 @@ def test_what_regions_offer_is_asked_only_where_something_is_started() -> None:
     assert not needs_offer(decide(seen(server(), nodes=())))
     assert needs_offer(decide(seen(server(status="SHELVED"))))
     assert needs_offer(decide(seen(server(age=OLD))))
+
+
+# -- no zone bears all -----------------------------------------------------------------------------------------------------
+def test_new_servers_are_spread_over_the_zones() -> None:
+    recovery = decide(seen(), fleet("gpu1", "gpu2", "gpu3", "gpu4"))
+    assert [places(action)[0] for action in recovery.actions] == [Z1, Z2, Z1, Z2]
+    dearer = {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0}]}
+    assert len(places(decide(seen(), fleet(prices=dearer)).actions[0])) == 2
+
+
+def test_before_all_are_in_one_zone_a_regular_one_is_taken() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    failed = Notes(memory={Z2: {"until": NOW + 60, "reason": "no room"}})
+    observed = seen(server("gpu1"))
+    kinds = [key.rpartition("/")[2] for key in places(decide(observed, desired, notes=failed, regular_max=1).actions[1])]
+    assert kinds == ["regular", "regular", "preemptible", "preemptible"]
+    assert places(decide(observed, desired, notes=failed).actions[1]) == [Z2, Z1]
+
+
+def test_when_all_are_in_one_zone_one_is_had_elsewhere() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    observed = seen(server("gpu1"), server("gpu2"))
+    recovery = decide(observed, desired, regular_max=1)
+    assert done(recovery) == {"gpu1": "keep", "gpu2": "hedge"}
+    assert Z1 not in places(recovery.actions[1])
+    assert done(decide(observed, desired, regular_max=1, notes=recovery.notes, now=NOW + 60)) == {"gpu1": "keep", "gpu2": "keep"}
+    assert set(done(decide(seen(server("gpu1"), server("gpu2", zone="z2")), desired, regular_max=1)).values()) == {"keep"}
+    assert set(done(decide(observed, desired)).values()) == {"keep"}
+
+
+def test_a_regular_one_is_not_handed_back_to_the_zone_that_bears_all_others() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    recovery = decide(seen(server("gpu1"), server("gpu2", regular=True)), desired, regular_max=1)
+    assert (recovery.actions[1].do, places(recovery.actions[1])) == ("hand back", [Z2])
