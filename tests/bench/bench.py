@@ -25,6 +25,7 @@ from labkit.network import inside
 from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
+from month import month_availability, month_cost
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 
@@ -85,6 +86,8 @@ FIGURES: list[Callable[[], Figure]] = [
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
+    month_cost,
+    month_availability,
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Iterator
+from typing import Iterable, Iterator
 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import (
@@ -81,13 +81,15 @@ class Outcome:
 
     :param availability: the part of the time with at least one engine.
     :param engines: engines that served, on the average.
-    :param cost: over that of as many regular servers, all the time.
+    :param cost: over that of as many regular servers, all the time; each server billed for every hour it began.
+    :param cost_at_once: the same, where an hour is billed by the most that ran at once in it.
     :param interruptions: lives that were cut off.
     """
 
     availability: float
     engines: float
     cost: float
+    cost_at_once: float
     interruptions: int
     days: tuple[float, ...] = ()
 
@@ -132,21 +134,33 @@ class World:
             yield from machine.lives
 
     def outcome(self) -> Outcome:
-        """Sum the month up; started hours of the clock are billed in full."""
+        """Sum the month up."""
         spans = [(life.ready, min(life.end, self.end)) for life in self.lives() if min(life.end, self.end) > life.ready]
         whole = self.end - START
-        bill, daily = 0.0, [0.0] * math.ceil(whole / (24 * HOUR))
+        hourly = [0.0] * math.ceil(whole / HOUR)
         for life in self.lives():
-            price = FULL if life.regular else CHEAP
-            first, last = int((life.begin - START) // HOUR), int((min(life.end, self.end) - START - 1e-6) // HOUR)
-            bill += price * (last - first + 1)
-            for hour in range(first, last + 1):
-                daily[min(hour // 24, len(daily) - 1)] += price
+            for hour in range(int((life.begin - START) // HOUR), int((min(life.end, self.end) - START - 1e-6) // HOUR) + 1):
+                hourly[hour] += FULL if life.regular else CHEAP
+        at_once = sum(most_at_once(self.lives(), self.end, regular=kind) * price for kind, price in ((True, FULL), (False, CHEAP)))
         cut = sum(1 for life in self.lives() if not life.regular and life.end < self.end)
         full = ENGINES * FULL * whole / HOUR
         served = sum(end - begin for begin, end in spans)
-        days = tuple(round(day / (ENGINES * FULL * 24), 4) for day in daily)
-        return Outcome(covered(spans) / whole, served / whole, bill / full, cut, days)
+        days = tuple(round(sum(hourly[begin : begin + 24]) / (ENGINES * FULL * 24), 4) for begin in range(0, len(hourly), 24))
+        return Outcome(covered(spans) / whole, served / whole, sum(hourly) / full, at_once / full, cut, days)
+
+
+def most_at_once(lives: Iterable[Life], end: float, *, regular: bool) -> int:
+    """Return the sum over all hours of the most servers of a kind that ran at once."""
+    changes = sorted(change for life in lives if life.regular == regular for change in ((life.begin, 1), (min(life.end, end), -1)))
+    total, running, most, hour = 0, 0, 0, 0
+    for at, step in [*changes, (end, 0)]:
+        now = int((at - START) // HOUR)
+        if now > hour:
+            total += most + running * (now - hour - 1)
+            most, hour = running, now
+        running += step
+        most = max(most, running)
+    return total
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

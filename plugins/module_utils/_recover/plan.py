@@ -16,7 +16,7 @@ from .._selectel.read import gpus_of
 from .._selectel.report import started_at
 from .._selectel.states import INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
 from .breaker import Interruption, noticed
-from .budget import Ledger, booked, day_total, ended, open_ledger
+from .budget import HOUR, Ledger, booked, day_total, ended, open_ledger
 from .match import node_of, stale_nodes
 from .model import (
     BILLED,
@@ -42,6 +42,8 @@ from .model import (
 )
 from .state import Notes
 
+# How long before the end of a billed hour a regular server is handed back: its successor has to boot and prove itself first.
+_HAND_BACK = 900.0
 _VERBS = {"restored": RESTORE, "switched": RESTORE, "created": CREATE, "replaced": REPLACE, "started": START, "adopted": WAIT}
 
 
@@ -376,6 +378,9 @@ class _Planner:
         return [(name, HEDGE, f"all {len(zones)} servers are in {zones[0]}, which may take all with it") for name in free[-1:]]
 
     def _regular_ones(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
+        """Return the stand-ins to hand back: late in an hour, which is paid for in full anyway."""
+        if self._now % HOUR < HOUR - _HAND_BACK:
+            return []
         return [
             (name, HAND_BACK, "it is regular and stands in for a preemptible one")
             for name, action in actions.items()

@@ -284,19 +284,26 @@ def test_disks_and_addresses_that_are_left_over_are_tidied_up() -> None:
 
 
 # -- regular ones are handed back ------------------------------------------------------------------------------------------
+# Late in an hour, which is paid for in full anyway.
+LATE = NOW + 2700
+
+
 def test_a_regular_stand_in_is_handed_back_by_way_of_a_successor() -> None:
     desired = fleet(**REGULAR)
     observed = seen(server(regular=True))
-    recovery = decide(observed, desired, regular_max=1)
+    assert only(decide(observed, desired, regular_max=1, now=LATE - 1)).do == "keep"
+    recovery = decide(observed, desired, regular_max=1, now=LATE)
     action = only(recovery)
     assert (action.do, [one.preemptible for one in action.placements]) == ("hand back", [True, True])
-    assert only(decide(observed, desired, regular_max=1, notes=replace(recovery.notes, rotated=0.0), now=NOW + 1799)).do == "keep"
-    assert only(decide(observed, desired, regular_max=1, notes=replace(recovery.notes, rotated=0.0), now=NOW + 1800)).do == "hand back"
-    assert only(decide(observed, desired, regular_max=1, notes=OPEN_BOTH)).do == "refuse"
+    tried = replace(recovery.notes, rotated=0.0)
+    assert only(decide(observed, desired, regular_max=1, notes=tried, now=LATE + 60)).do == "keep"
+    assert only(decide(observed, desired, regular_max=1, notes=tried, now=LATE + HOUR)).do == "hand back"
+    opened = Notes(breaker=Breaker((), {Z1: LATE + 60, Z2: LATE + 60}))
+    assert only(decide(observed, desired, regular_max=1, notes=opened, now=LATE)).do == "refuse"
     named = fleet(switch_to_regular=["gpu1"], **REGULAR)
-    assert only(decide(observed, named, regular_max=1)).do == "keep"
+    assert only(decide(observed, named, regular_max=1, now=LATE)).do == "keep"
     declared = fleet(placements=[{"region": "r1", "flavor": "GL10", "preemptible": False}])
-    assert only(decide(observed, declared)).do == "keep"
+    assert only(decide(observed, declared, now=LATE)).do == "keep"
 
 
 # -- to the module of the fleet --------------------------------------------------------------------------------------------
@@ -364,5 +371,5 @@ def test_when_all_are_in_one_zone_one_is_had_elsewhere() -> None:
 
 def test_a_regular_one_is_not_handed_back_to_the_zone_that_bears_all_others() -> None:
     desired = fleet("gpu1", "gpu2", **REGULAR)
-    recovery = decide(seen(server("gpu1"), server("gpu2", regular=True)), desired, regular_max=1)
+    recovery = decide(seen(server("gpu1"), server("gpu2", regular=True)), desired, regular_max=1, now=LATE)
     assert (recovery.actions[1].do, places(recovery.actions[1])) == ("hand back", [Z2])
