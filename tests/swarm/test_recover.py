@@ -25,12 +25,12 @@ from labkit.lab import Lab
 from labkit.play import Outcome, play
 from places import WORKERS
 
-UNIT = REPO / "tests" / "unit" / "selectel"
-sys.path.append(str(UNIT))
+sys.path.append(str(REPO / "tests" / "unit" / "selectel"))
 
 from standin_cloud import StandinCloud
 
 HERE = Path(__file__).resolve().parent
+SDK = REPO / "tests" / "unit" / "selectel" / "standin_sdk"
 FLEET = {
     "auth": {"auth_url": "http://cloud", "password": "hunter2"},
     "fleet": "swarm",
@@ -129,7 +129,7 @@ def fleet(converged: Lab, models: str, tmp_path_factory: pytest.TempPathFactory)
     """The fleet after its first recovery, which makes the servers and finds their machines up."""
     found = Fleet(converged, tmp_path_factory.mktemp("fleet"), models)
     kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "STANDIN_CLOUD", "ANSIBLE_SHOW_CUSTOM_STATS")}
-    os.environ.update(PYTHONPATH=str(UNIT / "standin_sdk"), STANDIN_CLOUD=str(found.file), ANSIBLE_SHOW_CUSTOM_STATS="true")
+    os.environ.update(PYTHONPATH=str(SDK), STANDIN_CLOUD=str(found.file), ANSIBLE_SHOW_CUSTOM_STATS="true")
     found.hypervisor.start()
     outcome = found.recover()
     assert outcome.status == 0

@@ -31,6 +31,7 @@ class Swarm(Engine):
         self.names: dict[str, str] = {}
         self.replicas = 2
         self.without_engine: set[str] = set()
+        self.seen_labels: list[dict[str, str]] = []
         super().__init__(place / "docker.sock")
 
     @property
@@ -73,6 +74,7 @@ class Swarm(Engine):
         ]
 
     def read(self, path: str, query: dict[str, list[str]]) -> Any:
+        self.seen_labels += [dict(one["Spec"]["Labels"]) for one in self.configs.values()]
         if path == "/nodes":
             return self.nodes()
         if path.startswith("/nodes/"):
