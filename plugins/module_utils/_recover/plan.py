@@ -124,7 +124,9 @@ class _Planner:
         """Decide, what is broken before what could be better."""
         works = [plan_slot(slot, current=self._fleet, desired=self._desired, now=self._now) for slot in self._desired.slots]
         actions = {work.slot.name: self._about(work) for work in works}
-        actions.update({name: self._about_host(name, address) for name, address in self._seen.hosts.items()})
+        # A host that the inventory lists by hand under the name of a server is that server.
+        others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
+        actions.update({name: self._about_host(name, address) for name, address in others.items()})
         self._shed(actions)
         if not any(one.acts for one in actions.values()):
             self._improve(actions)

@@ -85,6 +85,11 @@ def test_workers_that_are_no_servers_of_a_cloud_are_seen_to() -> None:
     assert done(decide(observed, wanted(servers=[], name_pattern="g{n}", count=0))) == {"a": "keep", "box2": "mend"}
 
 
+def test_a_host_of_a_server_s_name_is_that_server() -> None:
+    observed = seen(nodes=(node("gpu1", labels={}),), hosts={"gpu1": "10.0.0.5"})
+    assert done(decide(observed)) == {"gpu1": "create"}
+
+
 def test_nodes_of_servers_that_are_gone_are_stale() -> None:
     recovery = decide(seen(server(), nodes=(node(), node("old", ready=False), node("by hand", ready=False, labels={}))))
     assert [one.id for one in recovery.stale] == ["node-old"]
