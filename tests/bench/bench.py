@@ -27,6 +27,7 @@ from labkit.network import inside
 from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
+from month import month_availability, month_cost
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 from zfs_layouts import zfs_pool_layouts
@@ -89,6 +90,8 @@ FIGURES: list[Callable[[], Figure]] = [
     cloud_states,
     cloud_fleet_restore,
     zfs_pool_layouts,
+    month_cost,
+    month_availability,
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,
