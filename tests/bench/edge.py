@@ -68,7 +68,6 @@ def taken(what: str) -> dict[str, Any]:
 def _losses() -> dict[str, Any]:
     """What became of the requests while engines vanished; two figures are read from one run."""
     found = taken("losses")
-    ours, peer = found["edge"], found["peer"]
     say(f"{found['losses']} losses, at least {found['least_exposed']} requests exposed to each")
     for name in ("edge", "peer"):
         way = found[name]
