@@ -92,7 +92,7 @@ class Chain:
             "__llm_services_metrics_port": free_port(),
             "__llm_services_keys_port": self.keys,
         }
-        (self.place / "edge_keys").write_text(render("edge-keys.map.j2"))
+        (self.place / "edge_keys").write_text(render("edge-keys.map.j2", **changes))
         text = render("haproxy.cfg.j2", __llm_services_servers=servers, **ports, **changes).replace("bind :", "bind 127.0.0.1:")
         text = text.replace("/run/secrets", str(self.place))
         path = self.place / "haproxy.cfg"

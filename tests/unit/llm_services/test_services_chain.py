@@ -108,6 +108,24 @@ def test_ollama_s_own_api_streams_and_its_models_cannot_be_changed(chain: Chain)
         assert chain.ask("POST", f"/api/{route}", {}, headers=AUTHORIZED, native=True).status == 403
 
 
+def test_a_key_that_asks_too_often_is_told_so_and_the_others_go_on(tmp_path: Path) -> None:
+    keys = [
+        {"name": "team", "key": KEY, "requests_per_minute": 5},
+        {"name": "free", "key": "a-key-without-limits", "requests_per_minute": 0},
+    ]
+    chain = Chain(tmp_path, engines=1, llm_services_api_keys=keys)
+    try:
+        answers = [chain.ask("GET", "/v1/models", headers=AUTHORIZED) for _number in range(8)]
+        assert [answer.status for answer in answers] == [200] * 5 + [429] * 3
+        assert answers[-1].headers["Retry-After"] == "10"
+        assert json.loads(answers[-1].text)["error"]["code"] == "rate_limit_exceeded"
+        assert chain.ask("GET", "/api/tags", headers=AUTHORIZED, native=True).status == 429
+        free = {"Authorization": "Bearer a-key-without-limits"}
+        assert {chain.ask("GET", "/v1/models", headers=free).status for _number in range(8)} == {200}
+    finally:
+        chain.end()
+
+
 def test_a_body_of_100_kilobytes_arrives(chain: Chain) -> None:
     long = {**QUESTION, "messages": [{"role": "user", "content": "x" * 100_000}], "max_tokens": 1}
     assert chain.ask("POST", "/v1/chat/completions", long, headers=AUTHORIZED).status == 200
