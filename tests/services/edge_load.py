@@ -146,14 +146,20 @@ class World:
 
     def _listen(self, balancer: subprocess.Popen[bytes]) -> None:
         for line in balancer.stdout or ():
-            found = re.search(rb"Server engines/(engine\d) is (UP|DOWN)", line)
+            # An engine is UP when its checks pass, and once more, without a reason, when it has its full share of the work.
+            found = re.search(rb"Server engines/(engine\d) is (UP\.|UP|DOWN)", line)
             if found:
-                self.said.setdefault(f"{found[1].decode()} {found[2].decode()}", time.monotonic())
+                self.said[f"{found[1].decode()} {found[2].decode().replace('UP.', 'WHOLE')}"] = time.monotonic()
 
     def forget(self, number: int) -> None:
         """Forget what the balancer said of an engine."""
-        for state in ("UP", "DOWN"):
+        for state in ("UP", "DOWN", "WHOLE"):
             self.said.pop(f"engine{number + 1} {state}", None)
+
+    def out(self, number: int) -> bool:
+        """Whether the balancer has left an engine out and not taken it back."""
+        down, up = (self.said.get(f"engine{number + 1} {state}", 0.0) for state in ("DOWN", "UP"))
+        return down > up
 
     def until_said(self, number: int, state: str, seconds: float) -> float:
         """Wait until the balancer says it of an engine; when it did."""
@@ -232,11 +238,13 @@ class Client:
         self.writer.write(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + content)
         answer = await self.reader.read(65536)
         first = time.monotonic() - begin
-        while b"token1" not in answer or not answer.endswith(b"0\r\n\r\n"):
+        while answer.startswith(b"HTTP/1.1 200") and not (b"token1" in answer and answer.endswith(b"0\r\n\r\n")):
             more = await self.reader.read(65536)
-            if not more or not answer.startswith(b"HTTP/1.1 200"):
-                raise OSError(answer[:200].decode(errors="replace").partition("\r\n")[0] or "the connection was closed without an answer")
+            if not more:
+                break
             answer += more
+        if b"token1" not in answer:
+            raise OSError(answer.decode(errors="replace").partition("\r\n")[0] or "the connection was closed without an answer")
         if b"Connection: close" in answer:
             self.close()
         return first
@@ -328,7 +336,7 @@ class Losses:
         world.engine(number)
         time.sleep(max(0.0, begin + AWAY_S - time.monotonic()))
         subprocess.run(["ip", "link", "set", f"e{number + 1}", "up"], check=True)
-        world.until_said(number, "UP", 60)
+        world.until_said(number, "WHOLE", 60)
 
     def _until_exposed(self, number: int) -> dict[str, int]:
         """Wait until enough requests of ours wait on this engine, and the balancer sees it; how many of each way."""
@@ -336,10 +344,8 @@ class Losses:
             with contextlib.suppress(ValueError):
                 waits = json.loads(_get(f"http://{ENGINES[number]}:11434/standin/waiting"))
                 counts = {via: sum(seconds >= 0.2 for seconds in waits.get(via, [])) for via in self.ways}
-                if counts["edge"] >= EXPOSED and f"engine{number + 1} DOWN" not in self.world.said:
+                if counts["edge"] >= EXPOSED and not self.world.out(number):
                     return counts
-                if f"engine{number + 1} UP" in self.world.said:
-                    self.world.forget(number)
             time.sleep(0.05)
         raise SystemExit(f"not {EXPOSED} requests waited on engine {number + 1} within a minute")
 
