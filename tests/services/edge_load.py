@@ -112,6 +112,15 @@ class World:
         with (self.place / f"engine{number}.log").open("ab") as sink:
             self.engines[number] = self.start(argv, stdout=sink)
 
+    def preload(self, number: int) -> None:
+        """Have an engine load its model, as the role's start script does."""
+        load = urllib.request.Request(f"http://{ENGINES[number]}:11434/api/generate", json.dumps({"model": "tiny"}).encode())
+        for _attempt in range(200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(load, timeout=2):
+                return
+            time.sleep(0.1)
+        raise SystemExit(f"engine {number + 1} does not load its model")
+
     def instant(self, number: int) -> None:
         """Start an engine that answers at once."""
         path = self.place / f"instant{number}.conf"
@@ -336,6 +345,7 @@ class Losses:
         world.engine(number)
         time.sleep(max(0.0, begin + AWAY_S - time.monotonic()))
         subprocess.run(["ip", "link", "set", f"e{number + 1}", "up"], check=True)
+        world.preload(number)
         world.until_said(number, "WHOLE", 60)
 
     def _until_exposed(self, number: int) -> dict[str, int]:
@@ -371,6 +381,8 @@ def losses(world: World) -> dict[str, Any]:
     servers = " ".join(f"server {address}:11434;" for address in ENGINES)
     path.write_text(PEER.format(place=world.place, servers=servers, port=world.peer))
     world.start([program("nginx", "nginx-light"), "-c", str(path)], stdout=subprocess.DEVNULL)
+    for number in range(len(ENGINES)):
+        world.preload(number)
     world.until_up()
     return Losses(world).run()
 
@@ -380,6 +392,8 @@ def overhead(world: World) -> dict[str, Any]:
     for number in range(len(ENGINES)):
         world.engine(number, STANDIN_FIRST_TOKEN_S="0.2")
     world.chain()
+    for number in range(len(ENGINES)):
+        world.preload(number)
     world.until_up()
     seconds: dict[str, list[float]] = {"edge": [], "direct": []}
     sizes = [200, 1000, 4000, 20_000, 99_000]

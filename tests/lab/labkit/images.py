@@ -220,6 +220,8 @@ CHAT_RECIPES = (
         {"Cmd": ["python3"], "Env": ["PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "LANG=C.UTF-8"]},
         drop=("EXTERNALLY-MANAGED", *_UNNEEDED),
         links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13"},
+        # Debian's pip does not start without; nothing is fetched with it.
+        copies={"etc/ssl/certs/ca-certificates.crt": Path("/etc/ssl/certs/ca-certificates.crt")},
         lock=REPO / "roles" / "llm_services" / "files" / "chat" / "requirements.txt",
     ),
     Recipe(

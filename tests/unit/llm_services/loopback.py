@@ -60,8 +60,8 @@ class Chain:
         self.engines: list[subprocess.Popen[bytes]] = []
         self.port, self.native, self.balancer, self.keys = free_port(), free_port(), free_port(), free_port()
         try:
-            ports = [self._engine(number, environment or {}) for number in range(engines)]
-            self._balancer([f"127.0.0.1:{port}" for port in ports], changes)
+            self.ports = [self._engine(number, environment or {}) for number in range(engines)]
+            self._balancer([f"127.0.0.1:{port}" for port in self.ports], changes)
             self._edge(changes)
             self._until_healthy()
         except BaseException:
