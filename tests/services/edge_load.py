@@ -34,7 +34,10 @@ from services import render  # noqa: E402
 
 LOSSES, REQUESTS, EXPOSED = 30, 3000, 8
 # Requests a second on each way, and the seconds an engine is away.
-RATE, AWAY_S = 10.0, 5.0
+RATE, AWAY_S = 8.0, 5.0
+# From one loss to the next: a request that was lost has time to be noticed (4 s) and to wait for its first token (20 s) elsewhere.
+# Where engines vanish faster than they answer, nothing can be promised.
+PACE_S = 25.0
 # A client that waits longer than this for its first token has given up.
 PATIENCE_S = 90.0
 ENGINES = ("10.89.0.11", "10.89.0.12", "10.89.0.13")
@@ -363,7 +366,9 @@ class Losses:
         """All of it."""
         client = threading.Thread(target=lambda: asyncio.run(self.ask()), daemon=True)
         client.start()
+        begin = time.monotonic()
         for loss in range(LOSSES):
+            time.sleep(max(0.0, begin + loss * PACE_S - time.monotonic()))
             self.cut(loss % len(ENGINES))
             print(f"bench: loss {loss + 1} of {LOSSES}: {self.exposed[-1]} exposed, out after {self.exclusions[-1]:.2f} s", file=sys.stderr)
         self.over.set()
