@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "zfs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
+from edge import edge_exclusion_s, edge_overhead, edge_rps, edge_silent_loss_failed
 from iscsi import iscsi_noop
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
@@ -84,6 +85,10 @@ def stream_cut_visible() -> Figure:
 
 
 FIGURES: list[Callable[[], Figure]] = [
+    edge_silent_loss_failed,
+    edge_exclusion_s,
+    edge_overhead,
+    edge_rps,
     stream_cut_visible,
     site_noop,
     swarm_noop,
