@@ -158,9 +158,9 @@ def test_each_difference_is_one_command_and_then_none(storage: Storage, pool: st
 
 
 def test_a_disk_that_carries_anything_is_taken_only_when_named(storage: Storage, pool: str) -> None:
-    storage.on(f"mkfs.ext4 -q {disk('f')}")
+    storage.on(f"mkswap {disk('f')}")
     for vdevs in ([mirror("a", "b", "f"), *FIRST[1:]], [mirror("a", "f"), *FIRST[1:]], [*FIRST, mirror("f", "g")]):
-        assert f"Refusing to take {disk('f')} into pool {POOL}: it carries ext4" in storage.refuse(vdevs=vdevs)
+        assert f"Refusing to take {disk('f')} into pool {POOL}: it carries swap" in storage.refuse(vdevs=vdevs)
     assert len(storage.settle(vdevs=[mirror("a", "b", "f"), *FIRST[1:]], wipe=[disk("f")])) == 2
 
 

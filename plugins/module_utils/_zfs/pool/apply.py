@@ -20,7 +20,7 @@ from ..values import same
 from .advise import Host
 from .devices import Candidate
 from .draft import Command, Draft, SettleData, WipeData
-from .facts import names_of, read_datasets_of, read_devices, read_host, read_usage
+from .facts import names_in_use, read_datasets_of, read_devices, read_host, read_usage
 from .life import find_importable
 from .match import Identity
 from .model import FoundPool, Guards, Importable, Pool
@@ -118,7 +118,7 @@ class PoolKeeper:
         return plan_new(self._want, importable, candidates, self._guards, read_host(), identity=self._identity)
 
     def _candidates(self, paths: Sequence[str], pools: Mapping[str, FoundPool]) -> dict[str, Candidate]:
-        used = {alias: pool for name, pool in names_of(pools.values()).items() for alias in member_aliases(name)}
+        used = {alias: pool for name, pool in names_in_use(pools.values()).items() for alias in member_aliases(name)}
         found = {}
         for path, device in probe(self._runner, paths).items():
             found[path] = Candidate(
