@@ -215,7 +215,8 @@ def test_nodes_services_and_the_fleet_are_told() -> None:
     assert found['llm_fleet_interruptions{placement="ru-9a"}'] == 2
     assert found['llm_fleet_server_preemptible{node_id="w1",node="gpu1",role="worker"}'] == 1
     assert found['llm_fleet_server_ends_timestamp_seconds{node_id="w1",node="gpu1",role="worker"}'] == 1795900000
-    assert sum(name.startswith("llm_fleet_server_preemptible") for name in found) == 1
+    for name in ("llm_fleet_server_preemptible", "llm_fleet_server_ends"):
+        assert sum(one.startswith(name) for one in found) == 1, "what is not understood is left out"
 
 
 def test_yesterday_s_bill_is_not_today_s() -> None:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A STAND-IN for zfs and syncoid where there is no ZFS: datasets are directories below ZFS_HOME, snapshots are copies of them.
 
-It is started with the name of the program first, and knows what llm-backup asks; ``syncoid`` sends every snapshot the target lacks. Words in ZFS_FAIL make commands fail that
-hold one of them.
+It is started with the name of the program first, and knows what llm-backup asks; ``syncoid`` sends every snapshot the target lacks.
+Words in ZFS_FAIL make commands fail that hold one of them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import time
+from datetime import datetime
 from typing import Any, Iterable, Mapping
 from urllib.parse import quote
 
@@ -67,8 +68,9 @@ def node_metrics(nodes: list[Mapping[str, Any]]) -> list[Metric]:
         labels = node.get("Spec", {}).get("Labels") or {}
         if labels.get(PREEMPTIBLE) in ("true", "false"):
             preemptible.add(labels[PREEMPTIBLE] == "true", **who)
-        if number(labels.get(ENDS)) is not None:
-            ends.add(number(labels[ENDS]) or 0.0, **who)
+        until = moment(labels.get(ENDS))
+        if until is not None:
+            ends.add(until, **who)
     return [up, active, stale, gpus, reachable, preemptible, ends]
 
 
@@ -90,11 +92,11 @@ def gpus_of(node: Mapping[str, Any]) -> int:
     return len(named) + sum(int(one.get("Value", 0)) for one in counted)
 
 
-def number(text: Any) -> float | None:
-    """Return a number, or nothing."""
+def moment(text: Any) -> float | None:
+    """Return the seconds since 1970 of a time such as ``2026-11-28T08:00:00Z``, or nothing."""
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+    except ValueError:
         return None
 
 
