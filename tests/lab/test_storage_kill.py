@@ -82,7 +82,10 @@ class Machine:
 def machine(lab: Lab) -> Iterator[Machine]:
     """A pool on a file, and nothing of it afterwards."""
     there = Machine(lab)
-    there.on(f"rm -rf {FOLDER} && mkdir -p {FOLDER}/program && base64 -d | tar xz -C {FOLDER}/program", stdin=program())
+    there.on(
+        f"zpool destroy -f {POOL} 2>/dev/null; rm -rf {FOLDER} && mkdir -p {FOLDER}/program && base64 -d | tar xz -C {FOLDER}/program",
+        stdin=program(),
+    )
     there.on(f"cat > {FOLDER}/program/driver.py", stdin=DRIVER)
     there.on(f"truncate -s 512M {FOLDER}/disk && zpool create -m /{POOL} {POOL} {FOLDER}/disk")
     yield there
