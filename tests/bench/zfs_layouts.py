@@ -100,7 +100,8 @@ def wrongs(keep: Keep, layout: Layout, *, wipes: bool) -> int:
     :param wipes: whether erasing is a command of its own.
     """
     with pytest.MonkeyPatch.context() as patch:
-        zfs = stand_in(patch, Zpool(links=LINKS))
+        zfs = Zpool(links=LINKS)
+        stand_in(patch, zfs)
         declared = {"vdevs": layout.vdevs, "properties": layout.properties}
         wanted = bare(command for command in layout.commands if wipes or not command.startswith("wipe "))
         found = 0

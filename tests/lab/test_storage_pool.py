@@ -5,18 +5,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import subprocess
-import tarfile
-from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from labkit.artifacts import python
-from labkit.config import REPO
 from labkit.lab import Lab
+from labkit.modules import program
 
 pytestmark = pytest.mark.long
 
@@ -49,22 +43,6 @@ def mirror(*letters: str, **more: Any) -> dict[str, Any]:
 def single(use: str, letter: str) -> dict[str, Any]:
     """A vdev of one file."""
     return {"class": use, "devices": [disk(letter)]}
-
-
-def program() -> str:
-    """The module and what it imports of Ansible, as a tar archive in text."""
-    find = "import ansible, pathlib; print(pathlib.Path(ansible.__file__).parent)"
-    ansible = Path(subprocess.run([str(python()), "-c", find], capture_output=True, text=True, check=True).stdout.strip())
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.addfile(tarfile.TarInfo("ansible/__init__.py"))
-        for source, name in (
-            (REPO / "plugins", "ansible_collections/selfhosted/llm_stack/plugins"),
-            (ansible / "module_utils", "ansible/module_utils"),
-            (ansible / "release.py", "ansible/release.py"),
-        ):
-            archive.add(source, name, filter=lambda each: None if "__pycache__" in each.name else each)
-    return base64.b64encode(packed.getvalue()).decode()
 
 
 class Storage:

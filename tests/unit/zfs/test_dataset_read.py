@@ -53,7 +53,7 @@ def test_datasets_snapshots_and_bookmarks_are_read_together() -> None:
     assert found["wdata/a"].text("userquota@nobody") == "10485760"
 
 
-VERSIONS = ["form_of_2.1", "form_of_2.2", "2.3.9", "form_of_2.4"]
+VERSIONS = ["2.1.11", "form_of_2.2", "2.3.9", "form_of_2.4"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
