@@ -14,6 +14,7 @@ from flask_openapi3.models.tag import Tag
 
 from . import sse
 from .context import invalid, key_name, plain, refused, services
+from .embed import EmbeddingError
 from .events import Chunk, Continued, Done, Event, Failed, Json, Lost
 from .models import ChatAnswer, ChatRequest, ErrorAnswer
 from .openai_api import Sending
@@ -61,7 +62,7 @@ def question(message: str, history: list[Json], collection: str | None) -> Quest
         return invalid(404, str(error), "no_collection")
     except Conflict as error:
         return invalid(409, str(error))
-    except Away as error:
+    except (Away, EmbeddingError) as error:
         return refused(Failed(503, str(error), retry_after=5))
     numbered = "\n\n".join(f"[{number}] {source.name}\n{source.text}" for number, source in enumerate(sources, 1))
     return Question({"messages": [{"role": "system", "content": f"{RULES}\n\n{numbered}"}, *messages]}, sources)
