@@ -40,7 +40,7 @@ lab-up: packages venv ## the lab's machines, for work by hand
 lab-down: ## end every process of the lab
 	@tests/lab/lab down
 
-docs: venv link ## what `ansible-doc` knows of the collection, as text in build/docs
+docs: venv link ## what `ansible-doc` knows of the collection, as text in build/docs, and a page of what each alert means
 	@$(BIN)/python tests/tools/docs.py
 
 # --- tests: `make NAME` runs one rung -------------------------------------------------------------------------------------
@@ -52,6 +52,7 @@ test-unit: venvs link ## planners as tables, readers on recorded output, applier
 	done; exit $$status; }
 
 test-installed: venv link ## the collection as others get it: built, installed alone, its playbooks found by name
+	@$(PYTHON) tests/tools/venvs.py --runner
 	@$(PYTEST) tests/installed --junit-xml=build/junit/test-installed.xml
 
 test-cloud: venv link ## the real API of an OpenStack cloud, with pretend machines behind it
@@ -116,7 +117,7 @@ lock: ## write the locks in requirements/ anew, from the files *.in beside them;
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
 	done
-	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma; do \
+	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma requirements/runner; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --universal --python-version 3.11 $$lock.in -o $$lock.txt || exit 1; \
 	done

@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "zfs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
 from edge import edge_exclusion_s, edge_overhead, edge_rps, edge_silent_loss_failed
@@ -26,8 +28,10 @@ from labkit.network import inside
 from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
+from month import month_availability, month_cost
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
+from zfs_layouts import zfs_pool_layouts
 
 
 def ansible(lab: Lab, program: str, *argv: str) -> str:
@@ -90,6 +94,9 @@ FIGURES: list[Callable[[], Figure]] = [
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
+    zfs_pool_layouts,
+    month_cost,
+    month_availability,
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,

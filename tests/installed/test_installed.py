@@ -24,7 +24,22 @@ import package  # noqa: E402 - importable after the line above
 EXAMPLE = ROOT / "inventories" / "example"
 # Where nothing listens: a host that is there and does not answer.
 NOBODY = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"}
-PLAYBOOKS = ("site", "provision", "teardown", "preflight", "mesh", "storage", "swarm", "workers", "services")
+PLAYBOOKS = (
+    "site",
+    "provision",
+    "recover",
+    "teardown",
+    "preflight",
+    "mesh",
+    "storage",
+    "swarm",
+    "workers",
+    "services",
+    "monitoring",
+    "backup",
+    "restore_drill",
+    "image",
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -220,7 +235,8 @@ def test_every_module_is_in_the_action_group() -> None:
 
 def test_every_example_of_the_inventory_names_an_option_of_a_role() -> None:
     """The commented lines too: they are what a reader will uncomment."""
-    options = {"gpu_fleet"}
+    recovery = (ROOT / "playbooks" / "tasks" / "recover_look.yml").read_text(encoding="utf-8")
+    options = {"gpu_fleet", *re.findall(r"gpu_workers_\w+", recovery)}
     for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
         for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
             options |= set(entry.get("options") or {})

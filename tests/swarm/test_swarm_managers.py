@@ -85,7 +85,7 @@ def test_the_cache_is_named_and_garbage_is_collected(machines: Lab, run: Run, tm
     assert {"llm-registry", "llm-registry-cache"} <= set(shown)
     assert on(machines, "gpu7", "systemctl is-active llm-registry-garbage.timer") == "active"
     # The registry asks its upstream before it serves, and nothing leaves the lab: that the cache answers is not seen here.
-    assert "registry-1.docker.io" in on(machines, "gpu7", "docker logs llm-registry-cache 2>&1 | tail -n 20")
+    assert "registry-1.docker.io" in on(machines, "gpu7", "docker logs llm-registry-cache 2>&1 | grep -m 1 registry-1")
     for machine in MANAGERS:
         assert "BEGIN CERTIFICATE" in on(machines, machine, "cat /etc/docker/certs.d/10.77.0.37:5001/ca.crt")
         assert "https://10.77.0.37:5001" in on(machines, machine, "docker info --format '{{json .RegistryConfig.Mirrors}}'")

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The oldest supported, the current, and the next ansible-core, each on the Python of a supported distribution.
 CORES: dict[str, str] = {"3.11": "2.19", "3.12": "2.21", "3.13": "2.22"}
-# tests/services runs in the image's versions; Chroma's server and its client are packages of one name.
-SERVICES = ("services", "chroma")
+# What single rungs need beside it. tests/services runs in the image's versions; Chroma's server and its client are packages of one name.
+EXTRA: dict[str, tuple[str, ...]] = {"services": ("services", "chroma"), "runner": ("runner",)}
 
 
 def works(python: Path, version: str) -> bool:
@@ -62,7 +62,7 @@ def directory(core: str, *, first: bool) -> Path:
 
 def make(core: str, python: Path, target: Path) -> str:
     """Make one virtual environment, unless it is what its lock says; return a sentence about it."""
-    lock = ROOT / "requirements" / f"{core if core in SERVICES else f'core-{core}'}.txt"
+    lock = ROOT / "requirements" / f"{core if core not in CORES.values() else f'core-{core}'}.txt"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     stamp = target / "lock.sha256"
     if stamp.exists() and stamp.read_text() == wanted and (target / "bin" / "python").exists():
@@ -83,14 +83,15 @@ def main(argv: list[str]) -> int:
     """Make .venv, or with --all the others too, or list what there is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="also one for every other core whose Python is found")
-    parser.add_argument("--services", action="store_true", help="instead, those that tests/services needs")
+    parser.add_argument("--services", action="store_const", const="services", dest="extra", help="instead, those that tests/services needs")
+    parser.add_argument("--runner", action="store_const", const="runner", dest="extra", help="instead, the one with ansible-runner")
     parser.add_argument("--list", action="store_true", help="print the core and the directory of each, and make none")
     arguments = parser.parse_args(argv)
     cores = plan()
     targets = {core: directory(core, first=position == 0) for position, core in enumerate(cores)}
-    if arguments.services:
-        cores = {name: next(iter(cores.values())) for name in SERVICES}
-        targets = {name: directory(name, first=False) for name in SERVICES}
+    if arguments.extra:
+        cores = {name: next(iter(cores.values())) for name in EXTRA[arguments.extra]}
+        targets = {name: directory(name, first=False) for name in cores}
     if arguments.list:
         print("\n".join(f"{core}\t{target}" for core, target in targets.items()))
         return 0
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> int:
     # Two makes at a time, or a person and a test: one of them makes the environments, the other waits.
     with (ROOT / "build" / "venvs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make_all(cores, targets, list(cores) if arguments.all or arguments.services else list(cores)[:1])
+        return make_all(cores, targets, list(cores) if arguments.all or arguments.extra else list(cores)[:1])
 
 
 def make_all(cores: dict[str, Path], targets: dict[str, Path], chosen: list[str]) -> int:

@@ -14,7 +14,7 @@ from .client import Cloud
 from .errors import CloudError, OutOfTime, RungFailed
 from .make import Maker, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
 from .merge import merge_into
-from .model import Fleet, FleetSpec, Named, Placement, Server, SlotSpec, Volume
+from .model import Fleet, FleetSpec, FloatingIp, Named, Placement, Server, SlotSpec, Volume
 from .placements import Rung
 from .plan import Work, changes_of, rungs_for
 from .read import parse_port, read_catalogue
@@ -22,7 +22,7 @@ from .states import BROKEN, GONE, INTERRUPTED, SETTLING, START, has_run, kind_of
 
 # Polls in a row that show a server shelved and idle, where the cloud does not tell how the restore ended.
 _STILL_SHELVED = 4
-_NEW = ("created", "replaced", "adopted")
+_NEW = ("created", "replaced", "succeeded", "adopted")
 
 
 @dataclass
@@ -149,6 +149,8 @@ class Ladder:
                 return "switched" if self._work.action == "switched" else "restored", self._restore(server)
             except RungFailed as error:
                 self._failures.append(str(error))
+        if restore and self._work.slot.restore == "only":
+            raise GaveUp(". ".join([f"{self._name} is to be restored and not made anew", self._work.reason, *self._failures]))
         old = tuple(server for server in old if kind_of(look_at(self._shared.clouds[server.region], server)) != GONE)
         old = self._free_address(old)
         rungs, problems = self._shared.rungs(self._work.slot, self._now())
@@ -193,7 +195,9 @@ class Ladder:
         """Remove what an earlier run made and did not live to use."""
         for stray in self._work.strays:
             cloud = self._shared.clouds[stray.region]
-            if isinstance(stray, Volume):
+            if isinstance(stray, FloatingIp):
+                cloud.delete("network", f"/floatingips/{stray.id}")
+            elif isinstance(stray, Volume):
                 remove_volume(cloud, stray.id)
             else:
                 remove_free_port(cloud, stray.id)
@@ -201,6 +205,8 @@ class Ladder:
     def _make(self, rung: Rung, old: tuple[Server, ...]) -> tuple[str, Server]:
         action, server = Maker(self._work.slot, self._desired, self._shared.clouds).make(rung, old)
         self._shared.praise(rung.placement)
+        if self._work.action == "succeeded":
+            return self._work.action, server
         if self._name in self._desired.allow_data_loss:
             self._clear(old)
         return ("replaced" if action == "created" and self._work.old else action), server

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from .client import Cloud
 from .errors import CloudError
-from .model import USED_KEY, FleetSpec, Named, Port, Server
+from .model import USED_KEY, FleetSpec, FloatingIp, Named, Port, Server
 from .placements import Unresolved, find_named
 from .plan import Changes
 from .read import mark, parse_address, parse_port
@@ -55,6 +55,7 @@ def _attach_address(cloud: Cloud, server: Server, desired: FleetSpec, networks: 
     mine = [address for address in known if address.slot == server.slot]
     if any(address.port == port.id for address in mine):
         return
+    mine = [address for address in mine if not _leads_to_running(cloud, address)]
     if mine:
         cloud.send("network", "PUT", f"/floatingips/{mine[0].id}", {"floatingip": {"port_id": port.id}})
         return
@@ -70,6 +71,20 @@ def _attach_address(cloud: Cloud, server: Server, desired: FleetSpec, networks: 
         # Another run that brings the same server up may have been faster.
         if error.status != 409 or not any(one.get("port_id") == port.id for one in cloud.pages("network", "/floatingips", "floatingips")):
             raise
+
+
+def _leads_to_running(cloud: Cloud, address: FloatingIp) -> bool:
+    """Whether a running server is reached by it: that one has a successor beside it, which gets an address of its own."""
+    if not address.port:
+        return False
+    try:
+        device = str(cloud.get("network", f"/ports/{address.port}")["port"].get("device_id") or "")
+        status = str(cloud.get("compute", f"/servers/{device}")["server"].get("status")) if device else ""
+    except CloudError as error:
+        if error.status != 404:
+            raise
+        return False
+    return status == "ACTIVE"
 
 
 def _first_own(ports: list[Port]) -> Port:

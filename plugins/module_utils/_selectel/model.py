@@ -268,12 +268,18 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """One server as it should be."""
+    """One server as it should be.
+
+    :param restore: ``first``, and make it anew where that fails; ``never``, if its disk may be lost; or ``only``.
+    :param successor: make a second server beside a running one, and keep both.
+    """
 
     name: str
     placements: tuple[Placement, ...]
     networks: tuple[NetworkSpec, ...] = ()
     user_data: str = field(default="", repr=False)
+    restore: str = "first"
+    successor: bool = False
 
     @property
     def keeps_address(self) -> bool:
@@ -309,6 +315,7 @@ class Prices:
 class FleetSpec:
     """A fleet as it should be.
 
+    :param only: the servers to work on; all when empty.
     :param max_age: seconds after which a server is marked for rotation.
     :param demote_for: seconds a placement that failed goes to the end of the list.
     """
@@ -329,6 +336,7 @@ class FleetSpec:
     to_preemptible: tuple[str, ...] = ()
     to_regular: tuple[str, ...] = ()
     allow_data_loss: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     max_age: float | None = None
     demote_for: float = 1800.0
     deadline: float = 900.0

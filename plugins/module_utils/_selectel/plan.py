@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
 from .._plan import Plan, Refusal, Step
-from .model import MEANT_KEY, Fleet, FleetSpec, Port, Server, SlotSpec, Volume
+from .model import MEANT_KEY, Fleet, FleetSpec, FloatingIp, Port, Server, SlotSpec, Volume
 from .placements import Rung, Unresolved, by_merit, find_named, resolve
 from .prices import fleet_price, running_price, server_price, told, volume_price
 from .states import ALIVE, BROKEN, INTERRUPTED, RUNNING, SETTLING, STOPPED, UNKNOWN, WRITABLE, has_run, kind_of
+
+# What makes a new server.
+MAKING = ("created", "replaced", "succeeded")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,14 @@ class Changes:
 class Work:
     """What is to be done about one slot.
 
-    :param action: ``kept``, ``created``, ``restored``, ``adopted``, ``started``, ``updated``, ``switched``, ``replaced``, or ``blocked``.
+    :param action: ``kept``, ``created``, ``restored``, ``adopted``, ``started``, ``updated``, ``switched``, ``replaced``, ``succeeded``, or
+        ``blocked``.
     :param server: the one that is alive.
     :param restore: interrupted servers to bring back, the newest first.
     :param old: what a new server would stand in for.
     :param doomed: half-made ones and duplicates, deleted first.
     :param spare: the alive ones beside `server` that are left alone.
-    :param strays: disks and ports that a run which is over made and never used.
+    :param strays: disks and ports that a run which is over made and never used, and addresses of a server that has a successor.
     """
 
     slot: SlotSpec
@@ -62,7 +66,7 @@ class Work:
     old: tuple[Server, ...] = ()
     doomed: tuple[Server, ...] = ()
     spare: tuple[Server, ...] = ()
-    strays: tuple[Port | Volume, ...] = ()
+    strays: tuple[Port | Volume | FloatingIp, ...] = ()
     changes: Changes = Changes()
 
     @property
@@ -79,8 +83,9 @@ class _Slotted:
     doomed: tuple[Server, ...]
 
 
-def _sorted_out(servers: list[Server], desired: FleetSpec, slot: str, now: float) -> _Slotted:
+def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, now: float) -> _Slotted:
     """Part the servers of a slot; of several alive ones the first is the one that stays."""
+    slot = spec.name
     kinds = [(kind_of(server), server) for server in servers]
     superseded = {name for server in servers for name in server.replaces}
     alive = sorted((server for kind, server in kinds if kind in ALIVE), key=lambda one: (one.id in superseded, *one.age_key))
@@ -90,12 +95,14 @@ def _sorted_out(servers: list[Server], desired: FleetSpec, slot: str, now: float
     doomed += [
         server
         for server in alive[1:]
-        if (server.id in superseded and slot in desired.allow_data_loss)
+        if (server.id in superseded and slot in desired.allow_data_loss and not spec.successor)
         or (server.id not in superseded and now - server.created_at > desired.deadline)
     ]
     interrupted = sorted((server for kind, server in kinds if kind == INTERRUPTED), key=lambda one: one.age_key, reverse=True)
     if alive and slot in desired.allow_data_loss:
-        doomed += [server for server in (*interrupted, *broken) if server.id in alive[0].replaces and server not in doomed]
+        # What a living one stands in for, and a successor that was lost before it took over.
+        lost = [one for one in (*interrupted, *broken) if one.id in alive[0].replaces or alive[0].id in one.replaces]
+        doomed += [server for server in lost if server not in doomed]
     return _Slotted(
         tuple(server for server in alive if server not in doomed),
         tuple(interrupted),
@@ -107,13 +114,16 @@ def _sorted_out(servers: list[Server], desired: FleetSpec, slot: str, now: float
 def plan_slot(slot: SlotSpec, *, current: Fleet, desired: FleetSpec, now: float) -> Work:
     """Decide about one slot."""
     work = _plan_servers(slot, current=current, desired=desired, now=now)
+    if desired.only and slot.name not in desired.only:
+        server = work.server or next(iter(work.old), None)
+        return Work(slot, "kept", "it is not among those to work on: left alone", server, spare=work.spare)
     return replace(work, strays=_strays(work, current=current, desired=desired, now=now))
 
 
-def _strays(work: Work, *, current: Fleet, desired: FleetSpec, now: float) -> tuple[Port | Volume, ...]:
+def _strays(work: Work, *, current: Fleet, desired: FleetSpec, now: float) -> tuple[Port | Volume | FloatingIp, ...]:
     """Return what was made for the slot and never used, when the run that made it must be over."""
     name = work.slot.name
-    found: list[Port | Volume] = [
+    found: list[Port | Volume | FloatingIp] = [
         volume
         for volume in current.volumes
         if volume.slot == name and not volume.server and not volume.used and now - volume.created_at > desired.deadline
@@ -123,14 +133,28 @@ def _strays(work: Work, *, current: Fleet, desired: FleetSpec, now: float) -> tu
         found += [
             port for port in current.ports if port.slot == name and not port.server and now - port.created_at > desired.deadline
         ]  # fmt: skip
+        found += _spare_addresses(work, current)
     return tuple(found)
+
+
+def _spare_addresses(work: Work, current: Fleet) -> list[FloatingIp]:
+    """Return the addresses that lead nowhere, or soon will, beside the one of the server that stays."""
+    ports = {port.id: port.server for port in current.ports}
+    mine = [one for one in current.addresses if one.slot == work.slot.name]
+    if not work.server or not any(ports.get(one.port) == work.server.id for one in mine):
+        return []
+    going = {server.id for server in work.doomed}
+    return [one for one in mine if not one.port or ports.get(one.port) in going]
 
 
 def _plan_servers(slot: SlotSpec, *, current: Fleet, desired: FleetSpec, now: float) -> Work:
     mine = [server for server in current.servers if server.slot == slot.name]
-    found = _sorted_out(mine, desired, slot.name, now)
+    found = _sorted_out(mine, desired, slot, now)
     if found.alive:
         work = _about_alive(slot, found.alive[0], current=current, desired=desired)
+        if slot.successor and len(found.alive) == 1 and work.action == "kept" and kind_of(found.alive[0]) == RUNNING:
+            work = _succession(slot, found.alive[0])
+            return replace(work, doomed=found.doomed)
         return Work(slot, work.action, work.reason, work.server, doomed=found.doomed, spare=found.alive[1:], changes=work.changes)
     if found.interrupted:
         return _about_interrupted(slot, found, desired)
@@ -157,6 +181,12 @@ def _renewal(slot: SlotSpec, action: str, reason: str, *, found: _Slotted, desir
     return Work(slot, action, reason, old=old, doomed=found.doomed)
 
 
+def _succession(slot: SlotSpec, server: Server) -> Work:
+    if slot.keeps_address:
+        return Work(slot, "blocked", f"A successor beside {server.id} needs the address that {server.id} holds: it cannot have one", server)
+    return Work(slot, "succeeded", f"a successor beside {server.id} is asked for", old=(server,))
+
+
 def _about_interrupted(slot: SlotSpec, found: _Slotted, desired: FleetSpec) -> Work:
     server = found.interrupted[0]
     locked = next((one for one in found.interrupted if one.locked), None)
@@ -167,6 +197,8 @@ def _about_interrupted(slot: SlotSpec, found: _Slotted, desired: FleetSpec) -> W
         return Work(slot, "blocked", alarm, server=server, old=found.interrupted, doomed=found.doomed)
     reason = f"it was interrupted ({server.status})"
     whole = tuple(one for one in found.interrupted if one.volumes or desired.profile.keeps_local_disk)
+    if whole and slot.restore == "never" and slot.name in desired.allow_data_loss and not slot.keeps_address:
+        return _renewal(slot, "replaced", f"{reason}, and is not to be restored where it was", found=found, desired=desired)
     if whole:
         action = "switched" if _switch_changes(server, slot.name, desired).told else "restored"
         return Work(slot, action, reason, restore=whole, old=found.interrupted + found.broken, doomed=found.doomed)
@@ -286,9 +318,7 @@ def rungs_for(
 
 def regions_to_offer(current: Fleet, desired: FleetSpec, now: float) -> list[str]:
     """Return the regions whose offer the planner needs: those where a server will be made."""
-    making = [
-        slot for slot in desired.slots if plan_slot(slot, current=current, desired=desired, now=now).action in ("created", "replaced")
-    ]
+    making = [slot for slot in desired.slots if plan_slot(slot, current=current, desired=desired, now=now).action in MAKING]
     return list(dict.fromkeys(placement.region for slot in making for placement in slot.placements))
 
 
@@ -328,7 +358,7 @@ def plan_fleet(*, current: Fleet, desired: FleetSpec, memory: Mapping[str, Mappi
 
 def _refusals(work: Work, rungs: list[Rung], problems: list[str], desired: FleetSpec) -> list[Refusal]:
     name, tag = work.slot.name, desired.profile.tag
-    if work.action in ("created", "replaced") and not rungs:
+    if work.action in MAKING and not rungs:
         reason = f"Refusing to create {name}: no placement can be used. {'. '.join(problems)}. Correct placements, image or networks."
         return [Refusal(name, reason)]
     server = work.server or (work.restore[0] if work.restore else None)
@@ -346,6 +376,7 @@ def _refusals(work: Work, rungs: list[Rung], problems: list[str], desired: Fleet
 _VERBS = {
     "created": "Create",
     "replaced": "Create anew",
+    "succeeded": "Create a successor of",
     "restored": "Restore",
     "adopted": "Wait for",
     "started": "Start",
@@ -361,11 +392,14 @@ def _steps(work: Work, rungs: list[Rung], desired: FleetSpec) -> list[Step]:
         for one in work.doomed
     ]
     for stray in work.strays:
+        if isinstance(stray, FloatingIp):
+            steps.append(Step("delete", stray.id, f"Release the address {stray.address} of {name}: its server has a successor"))
+            continue
         kind = "disk" if isinstance(stray, Volume) else "port"
         steps.append(Step("delete", stray.id, f"Delete the {kind} {stray.id} of {name}: an earlier run made it and no server uses it"))
     if work.action in _VERBS:
         place = ""
-        if work.action in ("created", "replaced") and rungs:
+        if work.action in MAKING and rungs:
             first = rungs[0]
             place = f" at {first.placement.key}, flavor {first.flavor.name}, for {told(first.price, desired.prices)}"
         steps.append(Step(work.action, name, f"{_VERBS[work.action]} {name}{place}: {work.reason}", work))
@@ -382,7 +416,7 @@ def _cost_change(work: Work, rungs: list[Rung], *, current: Fleet, desired: Flee
     doomed = {server.id for server in work.doomed}
     change = -sum(running_price(server, prices, profile) or 0.0 for server in work.doomed)
     change -= volume_price((one for one in current.volumes if one.server in doomed or one in work.strays), prices)
-    if work.action in ("created", "replaced") and rungs:
+    if work.action in MAKING and rungs:
         disk = desired.volume_size * prices.volume_gb if desired.boot == "volume" else 0.0
         return change + (rungs[0].price or 0.0) + disk + (prices.address if desired.floating_network else 0.0)
     server = work.server or (work.restore[0] if work.restore else None)
@@ -401,7 +435,7 @@ def _views(work: Work, rungs: list[Rung]) -> tuple[dict[str, Any], dict[str, Any
     after: dict[str, Any] = {"status": "ACTIVE" if work.action not in ("updated", "switched", "kept", "blocked") else before["status"]}
     if work.action == "switched" and work.restore:
         after["status"] = "ACTIVE"
-    if work.action in ("created", "replaced") and rungs:
+    if work.action in MAKING and rungs:
         after.update(placement=rungs[0].placement.key, flavor=rungs[0].flavor.name, image=rungs[0].image.name)
     changes = work.changes
     if server and (changes.add_tags or changes.drop_tags):

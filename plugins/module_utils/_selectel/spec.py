@@ -67,6 +67,7 @@ def fleet_spec(options: Mapping[str, Any]) -> FleetSpec:
         to_preemptible=tuple(options["switch_to_preemptible"]),
         to_regular=tuple(options["switch_to_regular"]),
         allow_data_loss=tuple(options["allow_data_loss"]),
+        only=tuple(options.get("only") or ()),
         max_age=checked_seconds("max_age", options["max_age"]),
         demote_for=options["demote_for"],
         deadline=options["deadline"],
@@ -190,6 +191,8 @@ def slot_spec(entry: Mapping[str, Any], where: str, options: Mapping[str, Any]) 
         placements,
         tuple(network(one, f"networks[{position}]") for position, one in enumerate(networks or [])),
         entry.get("user_data") or options["user_data"] or "",
+        restore=entry.get("restore") or "first",
+        successor=bool(entry.get("successor")),
     )
 
 
@@ -313,6 +316,7 @@ def check_names(spec: FleetSpec) -> None:
         "switch_to_preemptible": spec.to_preemptible,
         "switch_to_regular": spec.to_regular,
         "allow_data_loss": spec.allow_data_loss,
+        "only": spec.only,
     }
     for option, names in named.items():
         for name in names:

@@ -92,6 +92,8 @@ class StandinCloud:
         ]
         self.networks = [{"id": "n-lan", "name": "lan"}, {"id": "n-ext", "name": "ext"}]
         self.groups = [{"id": "g-ssh", "name": "ssh"}, {"id": "g-def", "name": "default"}]
+        # What slow requests have yet to do, and when.
+        self.pending: list[tuple[float, Callable[[], object]]] = []
         self._ids = 0
         self._ips = 9
 
@@ -167,7 +169,11 @@ class StandinCloud:
         return self._ips
 
     def _tick(self) -> None:
-        """Let tasks end whose time has come."""
+        """Let requests and tasks end whose time has come."""
+        due = [act for at, act in self.pending if self.now >= at]
+        self.pending = [(at, act) for at, act in self.pending if self.now < at]
+        for act in due:
+            act()
         for server in list(self.servers.values()):
             until = server["_until"]
             if until is not None and self.now >= until[0]:

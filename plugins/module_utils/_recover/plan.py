@@ -1,0 +1,428 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pure planner of recovery: what was seen of cloud and swarm, and what may be done, in; one decision for each worker out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Iterable
+
+from .._selectel.model import FleetSpec, Placement, Server, SlotSpec
+from .._selectel.placements import Rung
+from .._selectel.plan import Work, plan_slot, rungs_for
+from .._selectel.prices import fleet_price, running_price, server_price
+from .._selectel.read import gpus_of
+from .._selectel.report import started_at
+from .._selectel.states import INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
+from .breaker import Interruption, noticed
+from .budget import HOUR, Ledger, booked, day_total, ended, open_ledger
+from .match import node_of, stale_nodes
+from .model import (
+    BILLED,
+    CREATE,
+    HAND_BACK,
+    HEDGE,
+    KEEP,
+    MEND,
+    REFUSE,
+    REPLACE,
+    RESTORE,
+    RETIRE,
+    ROTATE,
+    SHED,
+    START,
+    TIDY,
+    WAIT,
+    Action,
+    Observed,
+    Policy,
+    Recovery,
+    WorkerNode,
+)
+from .state import Notes
+
+# How long before the end of a billed hour a regular server is handed back: its successor has to boot and prove itself first.
+_HAND_BACK = 900.0
+_VERBS = {"restored": RESTORE, "switched": RESTORE, "created": CREATE, "replaced": REPLACE, "started": START, "adopted": WAIT}
+
+
+def place_key(server: Server, tag: str) -> str:
+    """Return the name under which interruptions of a server's kind and place are counted."""
+    return _key(server.region, server.zone, server.flavor, preemptible=tag in server.tags)
+
+
+def _key(region: str, zone: str, flavor: str, *, preemptible: bool) -> str:
+    return "/".join((region or "default", zone or "any", flavor, "preemptible" if preemptible else "regular"))
+
+
+def interruptions(observed: Observed, desired: FleetSpec, now: float) -> list[Interruption]:
+    """Return the interruptions that can be seen: each life of a server is one."""
+    tag = desired.profile.tag
+    return [
+        Interruption(place_key(one, tag), f"{one.id}@{one.launched_at or 0:.0f}", now)
+        for one in observed.fleet.servers
+        if kind_of(one) == INTERRUPTED
+    ]
+
+
+def plan_recovery(observed: Observed, *, desired: FleetSpec, policy: Policy, notes: Notes, now: float) -> Recovery:
+    """Decide about every worker.
+
+    :param desired: the fleet, its spare servers included, which come last.
+    """
+    planner = _Planner(observed, desired, policy, notes, now)
+    return planner.plan()
+
+
+def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
+    """Return when each server must be rotated at the latest, in the order of the ends of their lives.
+
+    Of servers that end together the first must begin early enough for all to follow with the gap between them.
+    """
+    starts: list[float] = []
+    for end in sorted(ends, reverse=True):
+        latest = end - before
+        starts.insert(0, min(latest, starts[0] - gap) if starts else latest)
+    return starts
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Where a server may be made, and what that costs at the most; empty with the reason when nowhere."""
+
+    rungs: tuple[Rung, ...] = ()
+    price: float | None = 0.0
+    reason: str = ""
+
+
+class _Planner:
+    """One plan in the making: what was decided already narrows what is left."""
+
+    def __init__(self, observed: Observed, desired: FleetSpec, policy: Policy, notes: Notes, now: float) -> None:
+        self._seen = observed
+        self._fleet = observed.fleet
+        self._desired = desired
+        self._policy = policy
+        self._now = now
+        self._tag = desired.profile.tag
+        self._notes = notes
+        found = interruptions(observed, desired, now)
+        self._breaker = noticed(
+            notes.breaker, found, now=now, limit=policy.breaker_limit, window=policy.breaker_window, rest=policy.breaker_rest
+        )
+        self._rate = fleet_price(self._fleet, desired.prices, desired.profile)
+        self._ledger: Ledger = open_ledger(notes.ledger, now=now, rate=self._rate)
+        self._regulars = sum(1 for one in self._fleet.servers if self._is_fallback(one))
+        self._rotated = notes.rotated
+        self._tried = {slot: at for slot, at in notes.tried.items() if now - at < policy.hand_back_gap}
+        # Where this plan makes servers: as (slot, zone), the zone empty for a regular one.
+        self._planned: list[tuple[str, str]] = []
+        self._unpriced = any(running_price(one, desired.prices, desired.profile) is None for one in self._fleet.servers)
+
+    def plan(self) -> Recovery:
+        """Decide, what is broken before what could be better."""
+        works = [plan_slot(slot, current=self._fleet, desired=self._desired, now=self._now) for slot in self._desired.slots]
+        actions = {work.slot.name: self._about(work) for work in works}
+        # A host that the inventory lists by hand under the name of a server is that server.
+        others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
+        actions.update({name: self._about_host(name, address) for name, address in others.items()})
+        self._shed(actions)
+        if not any(one.acts for one in actions.values()):
+            self._improve(actions)
+        order = tuple(actions.values())
+        changes = [one.cost for one in order if one.acts]
+        known = not self._unpriced and all(cost is not None for cost in changes)
+        after = self._rate + sum(cost or 0.0 for cost in changes) if known else None
+        notes = replace(self._notes, breaker=self._breaker, ledger=self._ledger, rotated=self._rotated, tried=self._tried)
+        servers = [server for server in self._fleet.servers if server.slot]
+        stale = stale_nodes(self._seen.nodes, servers=servers)
+        return Recovery(order, notes, stale, (None if self._unpriced else self._rate, after))
+
+    # -- one worker --------------------------------------------------------------------------------------------------------
+    def _about(self, work: Work) -> Action:
+        name = work.slot.name
+        if work.action == "blocked":
+            return Action(name, REFUSE, work.reason, server=work.server, person=True)
+        if work.action in ("kept", "updated"):
+            return self._about_alive(work)
+        if work.action == "adopted":
+            return Action(name, WAIT, work.reason, server=work.server)
+        return self._about_broken(work)
+
+    def _about_broken(self, work: Work) -> Action:
+        name, old = work.slot.name, next(iter(work.restore or work.old), work.server)
+        verb, reason, restore = _VERBS[work.action], work.reason, bool(work.restore)
+        choice = self._choose(work.slot)
+        price = self._restore_price(old) if restore and old else 0.0
+        elsewhere = [rung for rung in choice.rungs if not self._open(rung)]
+        if restore and old and self._breaker.is_open(place_key(old, self._tag), self._now) and name in self._desired.allow_data_loss:
+            if elsewhere:
+                verb, restore, price = REPLACE, False, 0.0
+                reason += f", and too many were interrupted at {place_key(old, self._tag)}: it is left alone for a while"
+            else:
+                reason += ", and no other placement can be used, so it is tried there all the same"
+        if not restore and not choice.rungs and self._fleet.catalogues:
+            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old)
+        refusal = self._book([price, choice.price] if choice.rungs else [price])
+        if refusal and restore and choice.rungs:
+            # The restore alone may be within the budget.
+            choice, refusal = _Choice(), self._book([price])
+        if refusal:
+            return Action(name, REFUSE, f"{reason}. {refusal}", server=old)
+        self._reserve(name, choice)
+        cost = price if restore else choice.price
+        how = ("first" if choice.rungs else "only") if restore else "never"
+        return Action(name, verb, reason, cost, server=old, placements=_places(choice), restore=how)
+
+    def _about_alive(self, work: Work) -> Action:
+        server, name = work.server, work.slot.name
+        if server is None or kind_of(server) == STOPPED:
+            return Action(name, KEEP, work.reason, server=server)
+        former = next((one for one in work.spare + work.doomed if one.id in server.replaces), None)
+        node = node_of(server, self._seen.nodes, alone=former is None)
+        ailing = self._ailing(name, server, node)
+        if ailing:
+            return ailing
+        if former and node and not node.engines and self._seen.replicas is not None:
+            return Action(name, WAIT, f"its successor {server.id} has no engine yet", server=server, node=node)
+        if former:
+            return self._retirement(name, server, former)
+        if work.doomed or work.strays:
+            left = ", ".join(one.id for one in (*work.doomed, *work.strays))
+            return Action(name, TIDY, f"it serves, and {left} is left over from before", server=server, node=node)
+        return Action(name, KEEP, "it serves" if node and node.engines else "it is a ready node", server=server, node=node)
+
+    def _ailing(self, name: str, server: Server, node: WorkerNode | None) -> Action | None:
+        """Return what is to be done about a running server that is no whole node; None when it is one."""
+        since = self._now - (server.launched_at or server.created_at)
+        if node is None or not node.ready:
+            state = "is no node of the swarm" if node is None else "is down as a node"
+            if since < self._policy.grace:
+                return Action(name, WAIT, f"it was started {since:.0f} s ago and {state} yet: it joins by itself", server=server, node=node)
+            return Action(name, MEND, f"it runs and {state}", server=server, node=node)
+        wanted = sum(gpus_of(server.specs).values())
+        if wanted and node.gpus != wanted:
+            return Action(name, MEND, f"it has {wanted} GPUs and advertises {node.gpus}", server=server, node=node)
+        return None
+
+    def _about_host(self, name: str, address: str) -> Action:
+        found = [node for node in self._seen.nodes if address in (node.address, node.hostname) or node.hostname == name]
+        node = next(iter(sorted(found, key=lambda one: not one.ready)), None)
+        if node is None or not node.ready:
+            return Action(name, MEND, "it is no node of the swarm" if node is None else "it is down as a node", node=node)
+        return Action(name, KEEP, "it serves" if node.engines else "it is a ready node", node=node)
+
+    def _retirement(self, name: str, server: Server, former: Server) -> Action:
+        """The successor is a whole node: its predecessor may go."""
+        node = next((one for one in self._seen.nodes if _is_its(one, former)), None)
+        if name not in self._desired.allow_data_loss:
+            reason = (
+                f"its successor {server.id} serves, and the disk of {former.id} would be deleted with it: name {name} in allow_data_loss"
+            )
+            return Action(name, REFUSE, reason, server=former, node=node, person=True)
+        price = running_price(former, self._desired.prices, self._desired.profile)
+        self._ledger = ended(self._ledger, price or 0.0)
+        return Action(name, RETIRE, f"its successor {server.id} serves", None if price is None else -price, server=former, node=node)
+
+    # -- where, and for how much -------------------------------------------------------------------------------------------
+    def _open(self, rung: Rung) -> bool:
+        """Whether the breaker leaves a placement alone; one without a zone is, when that holds for a zone of the region."""
+        place = rung.placement
+        for key, until in self._breaker.opened.items():
+            region, zone, flavor, kind = key.split("/")
+            of_kind = flavor == rung.flavor.name and (kind == "preemptible") == place.preemptible
+            here = region == (place.region or "default") and place.zone in ("", zone)
+            if until > self._now and of_kind and here:
+                return True
+        return False
+
+    def _choose(self, slot: SlotSpec, *, cheap_only: bool = False) -> _Choice:
+        """Return where a server of a slot may be made: placements left alone last, regular ones within their bound."""
+        rungs, problems = rungs_for(slot, current=self._fleet, desired=self._desired, memory=self._notes.memory, now=self._now)
+        cheap = [rung for rung in rungs if rung.placement.preemptible]
+        regular = [] if cheap_only else [rung for rung in rungs if not rung.placement.preemptible]
+        note = ". ".join(problems) or "No placement can be used"
+        if cheap and regular and self._regulars >= self._policy.regular_max:
+            note, regular = f"{self._regulars} regular servers stand in already, as many as may", []
+        whole = [rung for rung in cheap if not self._open(rung)]
+        order = self._spread(slot.name, whole, regular) if cheap_only or whole or regular else self._spread(slot.name, cheap, [])
+        within = [rung for rung in order if self._affordable(rung.price)]
+        if order and not within:
+            return _Choice(reason=self._over_budget(min((rung.price or 0.0 for rung in order), default=0.0)))
+        prices = [rung.price for rung in within]
+        return _Choice(tuple(within), None if None in prices else max(filter(None, prices), default=0.0), "" if within else note)
+
+    def _zones(self, slot: str) -> list[str]:
+        """Return the zones of the other servers that serve or soon will; that of a regular one, which is not interrupted, is empty."""
+        alive = [one for one in self._fleet.servers if one.slot != slot and kind_of(one) in (RUNNING, SETTLING)]
+        found = [(f"{one.region}/{one.zone}" if self._tag in one.tags else "") for one in alive]
+        return found + [zone for other, zone in self._planned if other != slot]
+
+    def _spread(self, slot: str, cheap: list[Rung], regular: list[Rung]) -> list[Rung]:
+        """Return the rungs in the order in which the loss of one zone costs the least.
+
+        Of the same price, the zone with the fewest servers comes first. When all the others are in one zone, that zone comes after
+        regular servers: it must not take all with it.
+        """
+        zones = self._zones(slot)
+        cheap = sorted(cheap, key=lambda rung: (self._failed(rung), rung.price or 0.0, zones.count(_zone(rung))))
+        if not zones or not zones[0] or len(set(zones)) > 1:
+            return [*cheap, *regular]
+        apart = [rung for rung in cheap if _zone(rung) != zones[0]]
+        fresh = [rung for rung in apart if not self._failed(rung)]
+        return [*fresh, *regular, *(rung for rung in apart if rung not in fresh), *(rung for rung in cheap if rung not in apart)]
+
+    def _failed(self, rung: Rung) -> bool:
+        """Whether there was no room at a placement a while ago."""
+        return float(self._notes.memory.get(rung.placement.key, {}).get("until", 0)) > self._now
+
+    def _restore_price(self, server: Server) -> float | None:
+        cheap = self._tag in server.tags and server.slot not in self._desired.to_regular
+        return server_price(self._desired.prices, flavor=server.flavor, region=server.region, preemptible=cheap)
+
+    def _affordable(self, price: float | None) -> bool:
+        if self._policy.budget is None:
+            return True
+        return price is not None and day_total(booked(self._ledger, price)) <= self._policy.budget + 1e-9
+
+    def _over_budget(self, price: float | None) -> str:
+        if price is None:
+            return "Its price is not in gpu_fleet.prices, so the budget of the day could not be kept"
+        total = day_total(booked(self._ledger, price))
+        return f"It would bring the day to {total:.2f}, and {self._policy.budget:.2f} is the budget: it waits for tomorrow"
+
+    def _book(self, prices: list[float | None]) -> str:
+        """Book the dearest of several ways; return why it cannot be, or an empty string."""
+        known = [price for price in prices if price is not None]
+        worst = max(known, default=0.0)
+        if self._policy.budget is not None and len(known) < len(prices):
+            return self._over_budget(None)
+        if not self._affordable(worst):
+            return self._over_budget(worst)
+        self._ledger = booked(self._ledger, worst)
+        return ""
+
+    def _reserve(self, slot: str, choice: _Choice) -> None:
+        """Count a server that may come up regular, and where it is likely to be."""
+        kinds = {rung.placement.preemptible for rung in choice.rungs}
+        self._regulars += int(False in kinds)
+        if choice.rungs:
+            first = choice.rungs[0]
+            self._planned.append((slot, _zone(first) if first.placement.preemptible else ""))
+
+    def _is_fallback(self, server: Server) -> bool:
+        """Whether a regular server stands in for a preemptible one."""
+        slot = self._desired.slot(server.slot)
+        wants_cheap = slot is not None and any(place.preemptible for place in slot.placements)
+        named = server.slot in self._desired.to_regular
+        return kind_of(server) == RUNNING and self._tag not in server.tags and wants_cheap and not named
+
+    # -- what could be better ----------------------------------------------------------------------------------------------
+    def _shed(self, actions: dict[str, Action]) -> None:
+        """End what is not needed while the day would cost more than it may: regular stand-ins first, then spare servers."""
+        budget = self._policy.budget
+        if budget is None:
+            return
+        spare = [slot.name for slot in self._desired.slots[len(self._desired.slots) - self._policy.spare :]] if self._policy.spare else []
+        for name, action in sorted(actions.items(), key=lambda item: not (item[1].server and self._is_fallback(item[1].server))):
+            server = action.server
+            if day_total(self._ledger) <= budget + 1e-9 or action.do != KEEP or server is None:
+                continue
+            if not (self._is_fallback(server) or name in spare):
+                continue
+            price = running_price(server, self._desired.prices, self._desired.profile) or 0.0
+            reason = f"the day would cost {day_total(self._ledger):.2f}, and {budget:.2f} is the budget"
+            if name not in self._desired.allow_data_loss:
+                reason += f": name {name} in allow_data_loss so that it can go, or raise the budget"
+                actions[name] = Action(name, REFUSE, reason, server=server, node=action.node, person=True)
+                continue
+            self._ledger = ended(self._ledger, price)
+            actions[name] = Action(name, SHED, reason, -price, server=server, node=action.node)
+
+    def _improve(self, actions: dict[str, Action]) -> None:
+        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time."""
+        rested = self._now - self._rotated >= self._policy.rotate_gap
+        for name, do, reason in [*self._alone(actions), *([*self._due(actions), *self._regular_ones(actions)] if rested else [])]:
+            server, slot = actions[name].server, self._desired.slot(name)
+            if server is None or slot is None:
+                continue
+            new = self._successor(slot, server, do, reason)
+            actions[name] = new if new.do != REFUSE else replace(new, node=actions[name].node)
+            if new.acts:
+                self._rotated = self._now
+                return
+
+    def _due(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
+        lifetime, before = self._desired.profile.lifetime, self._policy.rotate_before
+        if lifetime is None or before is None:
+            return []
+        ends = {}
+        for name, action in actions.items():
+            server = action.server
+            if action.do == KEEP and server and self._tag in server.tags and kind_of(server) == RUNNING:
+                since = started_at(server, self._desired.profile, self._now)
+                ends[name] = (since if since is not None else self._now) + lifetime
+        order = sorted(ends, key=lambda name: (ends[name], name))
+        starts = due(ends.values(), before=before, gap=self._policy.rotate_gap)
+        return [
+            (name, ROTATE, f"its life ends in {max(0.0, ends[name] - self._now) / 3600:.1f} h")
+            for name, start in zip(order, starts)
+            if start <= self._now
+        ]
+
+    def _alone(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
+        """Return one worker to be had elsewhere when a single zone bears all; not more often than a regular one is handed back."""
+        zones = self._zones("")
+        free = [name for name, action in actions.items() if action.do == KEEP and action.server and action.server.id]
+        if len(zones) < 2 or not zones[0] or len(set(zones)) > 1 or self._regulars >= self._policy.regular_max or self._tried.get(HEDGE):
+            return []
+        return [(name, HEDGE, f"all {len(zones)} servers are in {zones[0]}, which may take all with it") for name in free[-1:]]
+
+    def _regular_ones(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
+        """Return the stand-ins to hand back: late in an hour, which is paid for in full anyway."""
+        if self._now % HOUR < HOUR - _HAND_BACK:
+            return []
+        return [
+            (name, HAND_BACK, "it is regular and stands in for a preemptible one")
+            for name, action in actions.items()
+            if action.do == KEEP and action.server and self._is_fallback(action.server) and name not in self._tried
+        ]
+
+    def _successor(self, slot: SlotSpec, server: Server, do: str, reason: str) -> Action:
+        name = slot.name
+        if name not in self._desired.allow_data_loss:
+            text = f"{reason}; a successor would need its disk to be deleted: name {name} in allow_data_loss"
+            return Action(name, REFUSE, text, server=server)
+        if slot.keeps_address:
+            return Action(name, REFUSE, f"{reason}; a successor would need the address that {server.id} holds", server=server)
+        choice = self._choose(slot, cheap_only=do != HEDGE)
+        if do in (HEDGE, HAND_BACK):
+            sole = set(self._zones(name))
+            elsewhere = tuple(rung for rung in choice.rungs if not rung.placement.preemptible or sole != {_zone(rung)})
+            choice = replace(choice, rungs=elsewhere, reason=choice.reason or "Elsewhere than where all the others are, there is none")
+            self._tried[HEDGE if do == HEDGE else name] = self._now
+        if not choice.rungs and self._fleet.catalogues:
+            return Action(name, REFUSE, f"{reason}. {choice.reason or 'No preemptible placement can be used'}", server=server)
+        refusal = self._book([choice.price])
+        if refusal:
+            return Action(name, REFUSE, f"{reason}. {refusal}", server=server)
+        self._reserve(name, choice)
+        return Action(name, do, reason, choice.price, server=server, placements=_places(choice))
+
+
+def _zone(rung: Rung) -> str:
+    return f"{rung.placement.region}/{rung.placement.zone}"
+
+
+def _places(choice: _Choice) -> tuple[Placement, ...]:
+    return tuple(rung.placement for rung in choice.rungs)
+
+
+def _is_its(node: WorkerNode, server: Server) -> bool:
+    return node_of(server, (node,), alone=False) is not None
+
+
+def needs_offer(recovery: Recovery) -> bool:
+    """Whether the plan must be made again with what the regions offer."""
+    return bool(recovery.of(*BILLED))

@@ -1,0 +1,289 @@
+#!/usr/bin/python
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to do about a fleet and its swarm, decided and not done."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_recovery
+short_description: Decide what brings a fleet of GPU workers back, and tell why and what it costs
+version_added: "0.1.0"
+description:
+  - Compares what the cloud has with what the swarm sees, and decides for each worker what is to be done. It changes nothing; the playbook
+    C(recover) carries the decisions out with M(selfhosted.llm_stack.selectel_preemptible) and the roles.
+  - An interrupted server is restored; where that cannot be, or its placement was interrupted too often (O(breaker_limit)), it is made anew
+    elsewhere, and as a regular one where nothing else is left (O(regular_max)). A regular one is handed back by making a preemptible
+    successor beside it first.
+  - A preemptible server is rotated before its life ends, one at a time, with a successor that has to prove itself first. This deletes the
+    former server's disk, so it needs O(allow_data_loss).
+  - Nothing is started that would bring the day above O(budget). A started hour counts in full, and a server that is replaced within an
+    hour counts twice, as clouds bill it.
+author:
+  - The selfhosted.llm_stack contributors (@selfhosted)
+extends_documentation_fragment:
+  - selfhosted.llm_stack.openstack_login
+  - selfhosted.llm_stack.fleet
+attributes:
+  check_mode:
+    description: Changes nothing, so check mode is no different.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+  platform:
+    description: Target systems the module works on. It runs where openstacksdk is, usually the control node.
+    support: full
+    platforms: posix
+options:
+  fleet:
+    description: Name of the fleet. When it is empty, no cloud is looked at, and O(hosts) alone are seen to.
+    type: str
+    default: ""
+  workers:
+    description: The nodes, as RV(selfhosted.llm_stack.swarm_workers_info#module:nodes).
+    type: list
+    elements: dict
+    default: []
+  replicas:
+    description: How many engines there should be, as RV(selfhosted.llm_stack.swarm_workers_info#module:replicas).
+    type: int
+  hosts:
+    description: Addresses by name of workers that are no servers of the fleet.
+    type: dict
+    default: {}
+  notes:
+    description: What the last run left, as RV(selfhosted.llm_stack.fleet_state#module:notes).
+    type: dict
+    default: {}
+  spare:
+    description: How many servers there are beyond those declared. They serve like the others.
+    type: int
+    default: 0
+  regular_max:
+    description:
+      - How many regular servers, at the full price, may stand in at a time for preemptible ones that cannot be had.
+      - V(0) is none, unless O(allow_regular) is set, which then has no bound.
+    type: int
+    default: 0
+  budget:
+    description: What a day may cost, in the currency of O(prices); without it there is no limit. Days are those of UTC.
+    type: float
+  rotate_before:
+    description: How many seconds before the end of its life a server is rotated at the latest. V(0) never rotates.
+    type: float
+    default: 7200
+  rotate_gap:
+    description: Seconds between the beginnings of two rotations.
+    type: float
+    default: 1800
+  breaker_limit:
+    description: As many interruptions at a placement within O(breaker_window) and it is left alone for O(breaker_rest). V(0) never.
+    type: int
+    default: 3
+  breaker_window:
+    description: Seconds in which interruptions are counted.
+    type: float
+    default: 3600
+  breaker_rest:
+    description: Seconds for which a placement is left alone.
+    type: float
+    default: 3600
+  hand_back_gap:
+    description: Seconds between two tries to have a preemptible server in place of a regular one.
+    type: float
+    default: 1800
+  grace:
+    description: Seconds a server that was just started has to become a node by itself.
+    type: float
+    default: 120
+"""
+
+EXAMPLES = r"""
+- name: What would bring the fleet back?
+  selfhosted.llm_stack.fleet_recovery:
+    cloud: selectel
+    fleet: llm
+    name_pattern: gpu{n}
+    count: 2
+    placements:
+      - {region: ru-9, zone: ru-9a, flavor: GL10.8-32768-0-1GPU, volume_type: fast.ru-9a}
+    image: Ubuntu 24.04 LTS 64-bit
+    volume_size: 60
+    allow_data_loss: [gpu1, gpu2]
+    regular_max: 1
+    budget: 2000
+    prices:
+      currency: RUB
+      servers:
+        - {flavor: GL10.8-32768-0-1GPU, preemptible: 33.5, regular: 110.2}
+    workers: "{{ swarm.nodes }}"
+    notes: "{{ state.notes }}"
+  register: recovery
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+plan:
+  description: The decisions as a table, one line a worker, with reason and change of cost.
+  returned: success
+  type: list
+  elements: str
+actions:
+  description:
+    - The decisions, each with C(name), C(action), C(reason), C(cost) (the change an hour, null when not known), C(server), C(node), and
+      whether it needs a C(person).
+  returned: success
+  type: list
+  elements: dict
+act:
+  description: Options for M(selfhosted.llm_stack.selectel_preemptible) beside those of the fleet; its C(only) is empty when it has no work.
+  returned: success
+  type: dict
+notes:
+  description: What the next run must know; to be written before anything is done.
+  returned: success
+  type: dict
+stale:
+  description: IDs of nodes that are down and whose server is gone for good.
+  returned: success
+  type: list
+  elements: str
+cost:
+  description: What the fleet costs an hour C(before) and C(after), null where a price is not known, and the C(currency).
+  returned: success
+  type: dict
+person:
+  description: Whether anything needs a person.
+  returned: success
+  type: bool
+"""
+
+from dataclasses import replace
+from typing import Any, Mapping
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, with_spare
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import Observed, Policy, Recovery, as_table, plain
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import needs_offer, plan_recovery
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import notes_of, values_of
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.swarm import worker_node
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run, in_parallel, start
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.options import fleet_options
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.read import read_catalogue
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
+
+_POLICY = ("spare", "regular_max", "budget", "rotate_gap", "breaker_limit", "breaker_window", "breaker_rest", "hand_back_gap", "grace")
+
+
+def argument_spec() -> dict[str, Any]:
+    """Return the module's options."""
+    defaults = Policy()
+    numbers = {name: {"type": "float", "default": getattr(defaults, name)} for name in _POLICY if name != "budget"}
+    for name in ("spare", "regular_max", "breaker_limit"):
+        numbers[name]["type"] = "int"
+    return {
+        **LOGIN_OPTIONS,
+        **fleet_options(),
+        **numbers,
+        "fleet": {"type": "str", "default": ""},
+        "workers": {"type": "list", "elements": "dict", "default": []},
+        "replicas": {"type": "int"},
+        "hosts": {"type": "dict", "default": {}},
+        "notes": {"type": "dict", "default": {}},
+        "budget": {"type": "float"},
+        "rotate_before": {"type": "float", "default": 7200},
+    }
+
+
+def policy_of(params: Mapping[str, Any], desired: FleetSpec) -> Policy:
+    """Return what may be done.
+
+    :raises BadInput: a number is below zero, or the budget does not bear the fleet itself.
+    """
+    for name in (*_POLICY, "rotate_before"):
+        if params[name] is not None and params[name] < 0:
+            raise BadInput(f"{name} is {params[name]:g}: give 0 or more.")
+    policy = Policy(**{name: params[name] for name in _POLICY}, rotate_before=params["rotate_before"] or None)
+    if params["allow_regular"] and not policy.regular_max:
+        policy = replace(policy, regular_max=len(desired.slots))
+    return policy
+
+
+def desired_of(params: Mapping[str, Any]) -> FleetSpec:
+    """Return the fleet as it should be, spare servers included."""
+    if not params["fleet"]:
+        return FleetSpec("")
+    options = with_spare({**params, "state": "present", "memory": {}}, params["spare"])
+    return fleet_spec({**options, "allow_regular": params["allow_regular"] or params["regular_max"] > 0})
+
+
+class Decision:
+    """One plan: what is seen, and what is decided about it."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+        self.desired = desired_of(params)
+        self._policy = policy_of(params, self.desired)
+        self._notes = notes_of(params["notes"])
+        self._watch = Watch(params["deadline"])
+        nodes = tuple(worker_node(found) for found in params["workers"])
+        hosts = {str(name): str(address) for name, address in params["hosts"].items()}
+        self.observed = Observed(nodes=nodes, replicas=params["replicas"], hosts=hosts)
+
+    def make(self) -> Recovery:
+        """Look at the cloud and decide; what regions offer is read only where something is to be started."""
+        if not self.desired.fleet:
+            return self._plan()
+        api_timeout = min(self._params["api_timeout"], self._params["deadline"])
+        connections = connect({**self._params, "api_timeout": api_timeout}, self.desired)
+        run = start(connections, watch=self._watch, calls=Calls(), api_timeout=api_timeout, memory={})
+        fleet = run.look(self.desired.fleet, groups=bool(self.desired.security_groups))
+        self.observed = replace(self.observed, fleet=fleet)
+        first = self._plan()
+        if not needs_offer(first):
+            return first
+        self.observed = replace(self.observed, fleet=self._with_offers(run, fleet))
+        return self._plan()
+
+    def _with_offers(self, run: Run, fleet: Fleet) -> Fleet:
+        regions = list(dict.fromkeys(place.region for slot in self.desired.slots for place in slot.placements))
+        offers = in_parallel(regions, lambda region: read_catalogue(run.clouds[region]), self._watch)
+        return replace(fleet, catalogues=dict(zip(regions, offers)))
+
+    def _plan(self) -> Recovery:
+        now = self._watch.now()
+        return plan_recovery(self.observed, desired=self.desired, policy=self._policy, notes=self._notes, now=now)
+
+    def report(self, recovery: Recovery) -> dict[str, Any]:
+        """Return what the module returns."""
+        currency = self.desired.prices.currency
+        return {
+            "plan": as_table(recovery.actions, currency),
+            "actions": [plain(action) for action in recovery.actions],
+            "act": acting_options(recovery, observed=self.observed, desired=self.desired),
+            "notes": values_of(recovery.notes),
+            "stale": [node.id for node in recovery.stale],
+            "cost": {"before": recovery.cost[0], "after": recovery.cost[1], "currency": currency},
+            "person": recovery.person,
+        }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    try:
+        decision = Decision(module.params)
+        found = decision.report(decision.make())
+    except StackError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()

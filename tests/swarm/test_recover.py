@@ -1,0 +1,210 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""recover.yml on real engines: workers that lose their power are servers that a cloud has interrupted, and come back through it.
+
+The cloud is the stand-in of the unit tests; what it starts, a thread starts as a machine: the same disk for a restored server, a new one
+for a server that is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from labkit.config import REPO
+from labkit.lab import Lab
+from labkit.play import Outcome, play
+from places import WORKERS
+
+sys.path.append(str(REPO / "tests" / "unit" / "selectel"))
+
+from standin_cloud import StandinCloud
+
+HERE = Path(__file__).resolve().parent
+SDK = REPO / "tests" / "unit" / "selectel" / "standin_sdk"
+FLEET = {
+    "auth": {"auth_url": "http://cloud", "password": "hunter2"},
+    "fleet": "swarm",
+    "servers": [{"name": worker} for worker in WORKERS],
+    "placements": [{"region": "r1", "zone": zone, "flavor": "GL10"} for zone in ("z1", "z2")],
+    "image": "golden-*",
+    "volume_size": 10,
+    "networks": [{"network": "lan"}],
+    "ssh_host_key": False,
+    "allow_data_loss": list(WORKERS),
+    "prices": {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0, "regular": 100.0}]},
+}
+Docker = Callable[[str], str]
+
+
+class Hypervisor(threading.Thread):
+    """Starts machines as the stand-in cloud starts their servers."""
+
+    def __init__(self, lab: Lab, cloud: Path) -> None:
+        super().__init__(daemon=True)
+        self._lab, self._cloud = lab, cloud
+        self._over = threading.Event()
+        self._disks: dict[str, str] = {}
+        self.errors: list[str] = []
+
+    def run(self) -> None:
+        while not self._over.wait(0.5):
+            cloud: StandinCloud = pickle.loads(self._cloud.read_bytes())
+            for server in cloud.servers.values():
+                if server["status"] == "ACTIVE":
+                    self._start(server["name"], server["id"])
+
+    def _start(self, machine: str, server: str) -> None:
+        try:
+            found = self._lab.get(machine)
+            if not found.running:
+                if self._disks.get(machine, server) != server:
+                    found.discard()
+                self._lab.up([machine])
+            self._disks[machine] = server
+        except Exception as error:
+            self.errors.append(repr(error))
+
+    def end(self) -> None:
+        self._over.set()
+        self.join(120)
+
+
+class Fleet:
+    """The workers as servers."""
+
+    def __init__(self, lab: Lab, place: Path, models: str) -> None:
+        self.lab, self.file, self._models = lab, place / "cloud", models
+        self.file.write_bytes(pickle.dumps(StandinCloud()))
+        self.hypervisor = Hypervisor(lab, self.file)
+
+    @property
+    def cloud(self) -> StandinCloud:
+        found: StandinCloud = pickle.loads(self.file.read_bytes())
+        return found
+
+    def servers(self) -> dict[str, str]:
+        return {one["name"]: one["id"] for one in self.cloud.alive()}
+
+    def interrupt(self, *machines: str, room: bool = True) -> None:
+        """Take the power from machines, as a cloud does that interrupts their servers."""
+        cloud = self.cloud
+        for machine in machines:
+            cloud.interrupt(self.servers()[machine])
+        cloud.room = {} if room else {"z1": 0}
+        draft = self.file.with_suffix(".test")
+        draft.write_bytes(pickle.dumps(cloud))
+        draft.replace(self.file)
+        for machine in machines:
+            self.lab.cut(machine)
+
+    def recover(self, *options: str, **variables: Any) -> Outcome:
+        strings = {"llm_stack_recover_grace": "60", "llm_stack_recover_wait": "180"}
+        extra = {"gpu_worker_models_ca": self._models, "gpu_fleet": FLEET, **strings, **variables}
+        inventory = (HERE / "fleet", HERE / "inventory")
+        outcome = play(self.lab, REPO / "playbooks" / "recover.yml", *options, variables=extra, inventory=inventory)
+        assert self.hypervisor.errors == []
+        return outcome
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """Return what a scheduler is told."""
+    (line,) = [line for line in outcome.text.splitlines() if line.strip().startswith("RUN: {")]
+    found: dict[str, Any] = json.loads(line.strip().removeprefix("RUN: "))["llm_stack_recover"]
+    print(f"summary: {json.dumps(found)}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def fleet(converged: Lab, models: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The fleet after its first recovery, which makes the servers and finds their machines up."""
+    found = Fleet(converged, tmp_path_factory.mktemp("fleet"), models)
+    kept = {name: os.environ.get(name) for name in ("PYTHONPATH", "STANDIN_CLOUD", "ANSIBLE_SHOW_CUSTOM_STATS")}
+    os.environ.update(PYTHONPATH=str(SDK), STANDIN_CLOUD=str(found.file), ANSIBLE_SHOW_CUSTOM_STATS="true")
+    found.hypervisor.start()
+    outcome = found.recover()
+    assert outcome.status == 0
+    assert summary(outcome)["repaired"] == list(WORKERS)
+    yield found
+    found.hypervisor.end()
+    converged.up(list(WORKERS))
+    for name, value in kept.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def nodes(docker: Docker) -> dict[str, str]:
+    """Return the nodes' IDs by host name; none may be there twice or down."""
+    lines = docker("node ls --format '{{.Hostname}} {{.ID}} {{.Status}}'").splitlines()
+    assert {line.split()[2] for line in lines} == {"Ready"}
+    assert len(lines) == len(WORKERS) + 1
+    return {line.split()[0]: line.split()[1] for line in lines}
+
+
+def test_with_nothing_amiss_nothing_is_changed(fleet: Fleet, docker: Docker) -> None:
+    before = nodes(docker)
+    outcome = fleet.recover()
+    said = summary(outcome)
+    assert (outcome.status, outcome.changed) == (0, ())
+    assert (said["healthy"], said["repaired"], said["refused"]) == (list(WORKERS), [], {})
+    assert nodes(docker) == before
+
+
+def test_an_interrupted_worker_is_restored_as_the_same_node_and_no_request_fails(
+    fleet: Fleet, docker: Docker, load: Callable[..., subprocess.Popen[str]]
+) -> None:
+    before = nodes(docker)
+    clients = load(clients=4, seconds=90, first_token=0.2)
+    time.sleep(3)
+    fleet.interrupt("gpu6")
+    outcome = fleet.recover()
+    said = summary(outcome)
+    answered = json.loads(clients.communicate(timeout=240)[0])
+    print(f"under load: {answered}")
+    assert outcome.status == 0
+    assert (said["healthy"], said["repaired"]) == (["gpu5"], ["gpu6"])
+    assert nodes(docker) == before
+    assert answered["failures"] == []
+    # It rejoined by itself: nobody laid hands on it.
+    assert "gpu6" not in outcome.recap
+
+
+def test_all_workers_at_once_come_back(fleet: Fleet, docker: Docker) -> None:
+    before = nodes(docker)
+    fleet.interrupt(*WORKERS)
+    outcome = fleet.recover()
+    assert outcome.status == 0
+    assert summary(outcome)["repaired"] == list(WORKERS)
+    assert nodes(docker) == before
+
+
+def test_a_worker_that_cannot_be_restored_is_made_anew_and_leaves_nothing(fleet: Fleet, docker: Docker, converged: Lab) -> None:
+    before, servers = nodes(docker), fleet.servers()
+    fleet.interrupt("gpu6", room=False)
+    outcome = fleet.recover()
+    assert outcome.status == 0
+    assert summary(outcome)["repaired"] == ["gpu6"]
+    assert fleet.servers()["gpu6"] != servers["gpu6"]
+    assert fleet.cloud.orphans() == []
+    after = nodes(docker)
+    assert after["gpu5"] == before["gpu5"]
+    assert after["gpu6"] != before["gpu6"]
+    label = docker(f"node inspect {after['gpu6']} --format '{{{{index .Spec.Labels \"llm-stack.server\"}}}}'")
+    assert label == fleet.servers()["gpu6"]
+    again = fleet.recover()
+    assert (again.status, again.changed) == (0, ())
+
+
+def test_the_lock_is_one_object_of_the_swarm_and_free_again(fleet: Fleet, docker: Docker) -> None:
+    assert fleet.cloud.alive()
+    labels = json.loads(docker("config inspect llm-stack-state --format '{{json .Spec.Labels}}'"))
+    assert "llm-stack.lock" not in labels
+    assert json.loads(labels["llm-stack.ledger"])["rate"] == 60.0

@@ -1,0 +1,380 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every decision of recovery, from what is seen: restored, replaced, regular for a while, spared, rotated, refused, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, with_spare
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.breaker import Breaker
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import open_ledger
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import SERVER_LABEL, as_table
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import due, needs_offer
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FloatingIp, Volume
+from fleetkit import wanted
+from recoverkit import HOUR, NOW, Z1, Z2, decide, done, fleet, node, only, seen, server
+
+REGULAR = {"allow_regular": True}
+OPEN_Z1 = Notes(breaker=Breaker((), {Z1: NOW + 60}))
+OPEN_BOTH = Notes(breaker=Breaker((), {Z1: NOW + 60, Z2: NOW + 60}))
+
+
+def places(action: Any) -> list[str]:
+    return [one.key for one in action.placements]
+
+
+# -- one worker: what is seen -> what is done, and a part of the reason ----------------------------------------------------
+ONE = {
+    "it serves": (seen(server()), "keep", "it serves"),
+    "interrupted": (seen(server(status="SHELVED_OFFLOADED")), "restore", "it was interrupted"),
+    "expired": (seen(server(status="EXPIRED")), "restore", "EXPIRED"),
+    "gone": (seen(), "create", "there is no server"),
+    "broken": (seen(server(status="ERROR")), "replace", "in ERROR"),
+    "being built": (seen(server(status="BUILD")), "wait", "wait until it has settled"),
+    "restored a moment ago": (seen(server(age=30), nodes=()), "wait", "it joins by itself"),
+    "node still down": (seen(server(age=30), nodes=(node(ready=False),)), "wait", "down as a node yet"),
+    "never joined": (seen(server(age=HOUR), nodes=()), "mend", "it runs and is no node of the swarm"),
+    "node down": (seen(server(age=HOUR), nodes=(node(ready=False),)), "mend", "it runs and is down as a node"),
+    "GPU lost": (seen(server(), nodes=(node(gpus=0),)), "mend", "it has 1 GPUs and advertises 0"),
+    "stopped by a person": (seen(server(status="SHUTOFF"), nodes=()), "keep", "left alone"),
+    "locked": (seen(server(status="SHELVED", locked=True)), "refuse", "unlock it"),
+    "lost its tag": (seen(server(tags=())), "refuse", "has lost the tag"),
+    "unknown": (seen(server(status="UNKNOWN")), "refuse", "look at it in the panel"),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_one_worker(name: str) -> None:
+    observed, do, reason = ONE[name]
+    action = only(decide(observed))
+    assert action.do == do
+    assert reason in action.reason
+    assert action.person == (do == "refuse")
+
+
+def test_all_broken_workers_are_decided_on_at_once() -> None:
+    names = ("gpu1", "gpu2", "gpu3", "gpu4")
+    observed = seen(server("gpu1", "SHELVED"), server("gpu2", "ERROR"), server("gpu4"))
+    assert done(decide(observed, fleet(*names))) == {"gpu1": "restore", "gpu2": "replace", "gpu3": "create", "gpu4": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "do"),
+    [
+        ((node(labels={}, address="10.0.0.7"),), "keep"),
+        ((node(labels={}),), "keep"),
+        ((node(labels={SERVER_LABEL: "another"}),), "mend"),
+        ((node(ready=False), replace(node(labels={}), id="new")), "mend"),
+        ((node(labels={}, ready=False), replace(node(labels={}), id="new")), "keep"),
+    ],
+    ids=["by address", "by name", "the name of another server's node", "by label before by name", "the former self is down"],
+)
+def test_a_server_is_known_as_a_node(nodes: Any, do: str) -> None:
+    assert only(decide(seen(server(), nodes=nodes))).do == do
+
+
+def test_workers_that_are_no_servers_of_a_cloud_are_seen_to() -> None:
+    observed = seen(
+        nodes=(node("box1", labels={}, address="10.0.0.5"), node("box2", labels={}, ready=False)), hosts={"a": "10.0.0.5", "box2": ""}
+    )
+    assert done(decide(observed, wanted(servers=[], name_pattern="g{n}", count=0))) == {"a": "keep", "box2": "mend"}
+
+
+def test_a_host_of_a_server_s_name_is_that_server() -> None:
+    observed = seen(nodes=(node("gpu1", labels={}),), hosts={"gpu1": "10.0.0.5"})
+    assert done(decide(observed)) == {"gpu1": "create"}
+
+
+def test_nodes_of_servers_that_are_gone_are_stale() -> None:
+    recovery = decide(seen(server(), nodes=(node(), node("old", ready=False), node("by hand", ready=False, labels={}))))
+    assert [one.id for one in recovery.stale] == ["node-old"]
+
+
+# -- where -----------------------------------------------------------------------------------------------------------------
+def test_regular_ones_are_the_last_resort_and_bounded() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    recovery = decide(seen(), desired, regular_max=1)
+    assert [[place.rpartition("/")[2] for place in places(one)] for one in recovery.actions] == [
+        ["preemptible", "preemptible", "regular", "regular"],
+        ["preemptible", "preemptible"],
+    ]
+    stands_in = seen(server("gpu1", regular=True))
+    assert len(places(decide(stands_in, desired, regular_max=1).actions[1])) == 2
+    assert len(places(decide(stands_in, desired, regular_max=2).actions[1])) == 4
+
+
+def test_a_placement_that_failed_a_while_ago_comes_last() -> None:
+    notes = Notes(memory={Z1: {"until": NOW + 60, "reason": "no room"}})
+    assert places(only(decide(seen(), notes=notes))) == [Z2, Z1]
+
+
+def test_the_breaker_leaves_a_placement_alone() -> None:
+    gone = seen(server(status="SHELVED"))
+    action = only(decide(gone, notes=OPEN_Z1))
+    assert (action.do, action.restore, places(action)) == ("replace", "never", [Z2])
+    assert "left alone for a while" in action.reason
+    assert only(decide(gone, fleet(allow_data_loss=[]), notes=OPEN_Z1)).do == "restore"
+    assert places(only(decide(seen(), notes=OPEN_Z1))) == [Z2]
+
+
+def test_with_the_breaker_open_everywhere_regular_ones_stand_in_and_without_any_it_is_tried_all_the_same() -> None:
+    gone = seen(server(status="SHELVED"))
+    action = only(decide(gone, fleet(**REGULAR), notes=OPEN_BOTH, regular_max=1))
+    assert (action.do, [one.preemptible for one in action.placements]) == ("replace", [False, False])
+    action = only(decide(gone, notes=OPEN_BOTH))
+    assert (action.do, action.restore) == ("restore", "first")
+    assert "tried there all the same" in action.reason
+
+
+def test_interruptions_open_the_breaker_by_placement() -> None:
+    down = [server(f"gpu{number}", "SHELVED", zone="z1" if number < 4 else "z2") for number in range(1, 6)]
+    recovery = decide(seen(*down), fleet(*(one.name for one in down)))
+    assert set(recovery.notes.breaker.opened) == {Z1}
+    assert set(done(recovery).values()) == {"replace", "restore"}
+    assert [one.slot for one in recovery.of("restore")] == ["gpu4", "gpu5"]
+    again = decide(seen(*down), fleet(*(one.name for one in down)), notes=recovery.notes, now=NOW + 3601)
+    assert again.notes.breaker.opened == {}
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------------
+def test_the_plan_tells_the_change_of_cost() -> None:
+    recovery = decide(seen(server("gpu1"), server("gpu2", "SHELVED")), fleet("gpu1", "gpu2"))
+    assert recovery.cost == (30.0, 60.0)
+    table = as_table(recovery.actions, "RUB")
+    assert table[0].split() == ["worker", "action", "cost/h", "reason"]
+    assert table[2].split()[:4] == ["gpu2", "restore", "+30", "RUB"]
+
+
+def test_without_prices_costs_are_unknown_and_a_budget_is_not_guessed_at() -> None:
+    gone, desired = seen(server(status="SHELVED")), fleet(prices={"currency": "RUB"})
+    assert decide(gone, desired).cost[1] is None
+    action = only(decide(gone, desired, budget=1000.0))
+    assert (action.do, action.person) == ("refuse", False)
+    assert "not in gpu_fleet.prices" in action.reason
+
+
+# At 10:00, with 14 hours to go: one server for the rest of the day is 14 x 30.
+@pytest.mark.parametrize(("budget", "do"), [(420.0, "create"), (419.0, "refuse")])
+def test_what_would_exceed_the_day_is_not_begun(budget: float, do: str) -> None:
+    action = only(decide(seen(), budget=budget))
+    assert action.do == do
+    if do == "refuse":
+        assert "It would bring the day to 420.00, and 419.00 is the budget" in action.reason
+
+
+def test_what_is_spent_is_remembered_and_two_share_what_is_left() -> None:
+    desired = fleet("gpu1", "gpu2")
+    recovery = decide(seen(), desired, budget=800.0)
+    assert done(recovery) == {"gpu1": "create", "gpu2": "refuse"}
+    assert recovery.notes.ledger
+    assert recovery.notes.ledger.rate == 30.0
+    spent = Notes(ledger=replace(open_ledger(None, now=NOW, rate=0.0), closed=700.0))
+    assert done(decide(seen(), desired, notes=spent, budget=800.0)) == {"gpu1": "refuse", "gpu2": "refuse"}
+
+
+def test_within_a_budget_that_bears_the_restore_alone_nothing_dearer_is_tried() -> None:
+    action = only(decide(seen(server(status="SHELVED")), fleet(**REGULAR), regular_max=1, budget=500.0))
+    assert (action.do, action.restore) == ("restore", "first")
+    assert [one.preemptible for one in action.placements] == [True, True]
+
+
+def test_the_dearest_way_is_booked() -> None:
+    recovery = decide(seen(server(status="SHELVED")), fleet(**REGULAR), regular_max=1, budget=5000.0)
+    assert recovery.notes.ledger
+    assert recovery.notes.ledger.rate == 100.0
+
+
+def test_on_a_day_that_would_cost_too_much_stand_ins_go_first_then_spare_ones() -> None:
+    desired = fleet("gpu1", "gpu2", "gpu3", **REGULAR)
+    observed = seen(server("gpu1"), server("gpu2", regular=True), server("gpu3"))
+    assert done(decide(observed, desired, regular_max=1, spare=1, budget=14 * 60.0)) == {"gpu1": "keep", "gpu2": "shed", "gpu3": "shed"}
+    midnight = {"now": NOW + 14 * HOUR}
+    recovery = decide(observed, desired, regular_max=1, spare=1, budget=24 * 60 + 100.0, **midnight)
+    assert done(recovery) == {"gpu1": "keep", "gpu2": "shed", "gpu3": "keep"}
+    kept = decide(observed, fleet("gpu1", "gpu2", "gpu3", allow_data_loss=[], **REGULAR), regular_max=1, budget=900.0)
+    assert (kept.actions[1].do, kept.actions[1].person) == ("refuse", True)
+
+
+# -- rotation --------------------------------------------------------------------------------------------------------------
+def test_servers_that_end_together_begin_early_enough_to_follow_each_other() -> None:
+    assert due([10.0, 10.0, 10.0], before=2, gap=1) == [6.0, 7.0, 8.0]
+    assert due([5.0, 20.0], before=2, gap=1) == [3.0, 18.0]
+    assert due([], before=2, gap=1) == []
+
+
+OLD = 22.1 * HOUR
+
+
+def test_a_server_near_its_end_is_rotated_and_one_at_a_time() -> None:
+    desired = fleet("gpu1", "gpu2")
+    observed = seen(server("gpu1", age=OLD), server("gpu2", age=OLD))
+    recovery = decide(observed, desired)
+    assert done(recovery) == {"gpu1": "rotate", "gpu2": "keep"}
+    assert recovery.actions[0].reason == "its life ends in 1.9 h"
+    assert recovery.notes.rotated == NOW
+    assert done(decide(observed, desired, notes=recovery.notes, now=NOW + 1799))["gpu1"] == "keep"
+    assert done(decide(observed, desired, notes=recovery.notes, now=NOW + 1800))["gpu1"] == "rotate"
+    assert set(done(decide(observed, desired, rotate_before=None)).values()) == {"keep"}
+
+
+@pytest.mark.parametrize(
+    ("observed", "options"),
+    [
+        (seen(server("gpu1", age=OLD), server("gpu2", "SHELVED")), {}),
+        (seen(server("gpu1", age=OLD), server("gpu2", age=30), nodes=(node(),)), {}),
+        (seen(server("gpu1", age=OLD, regular=True), server("gpu2")), {}),
+        (seen(server("gpu1", age=OLD), server("gpu2")), {"profile": "openstack"}),
+    ],
+    ids=["another is broken", "another joins", "it is regular", "lives without end"],
+)
+def test_no_rotation(observed: Any, options: Any) -> None:
+    assert done(decide(observed, fleet("gpu1", "gpu2", **options), notes=Notes(tried={"gpu1": NOW})))["gpu1"] == "keep"
+
+
+def test_a_rotation_that_cannot_be_is_refused_with_the_reason_and_the_next_is_tried() -> None:
+    observed = seen(server("gpu1", age=OLD), server("gpu2", age=OLD))
+    recovery = decide(observed, fleet("gpu1", "gpu2", allow_data_loss=["gpu2"]))
+    assert done(recovery) == {"gpu1": "refuse", "gpu2": "rotate"}
+    assert "name gpu1 in allow_data_loss" in recovery.actions[0].reason
+    assert not recovery.person
+
+
+BESIDE = (server(age=OLD), server(id="new", age=HOUR, replaces="gpu1"))
+
+
+def test_the_predecessor_goes_once_the_successor_is_a_whole_node() -> None:
+    action = only(decide(seen(*BESIDE)))
+    assert (action.do, action.cost) == ("retire", -30.0)
+    assert action.server
+    assert action.node
+    assert (action.server.id, action.node.id) == ("gpu1", "node-gpu1")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "age", "do"),
+    [
+        ((node(),), 30, "wait"),
+        ((node(),), HOUR, "mend"),
+        ((node(), node("new", hostname="gpu1", ready=False)), HOUR, "mend"),
+        ((node(), node("new", hostname="gpu1", gpus=0)), HOUR, "mend"),
+        ((node(), node("new", hostname="gpu1", engines=0)), HOUR, "wait"),
+    ],
+)
+def test_until_then_both_stay(nodes: Any, age: float, do: str) -> None:
+    observed = seen(BESIDE[0], server(id="new", age=age, replaces="gpu1"), nodes=nodes)
+    recovery = decide(observed)
+    assert only(recovery).do == do
+    options = acting_options(recovery, observed=observed, desired=fleet())
+    assert options["servers"][0]["successor"] is True
+
+
+def test_a_successor_that_was_lost_is_tidied_up_and_the_next_is_made_later() -> None:
+    observed = seen(server(age=OLD), server(id="new", status="SHELVED", age=HOUR, replaces="gpu1"))
+    action = only(decide(observed))
+    assert (action.do, "new is left over" in action.reason) == ("tidy", True)
+
+
+def test_disks_and_addresses_that_are_left_over_are_tidied_up() -> None:
+    observed = seen(server())
+    stray = Volume("v-1", "r1", "gpu1", "available", created_at=NOW - HOUR)
+    observed = replace(observed, fleet=replace(observed.fleet, volumes=(stray,)))
+    assert only(decide(observed)).do == "tidy"
+    mine = FloatingIp("a-1", "r1", "192.0.2.9", "gpu1", "")
+    assert only(decide(replace(observed, fleet=replace(observed.fleet, volumes=(), addresses=(mine,))))).do == "keep"
+
+
+# -- regular ones are handed back ------------------------------------------------------------------------------------------
+# Late in an hour, which is paid for in full anyway.
+LATE = NOW + 2700
+
+
+def test_a_regular_stand_in_is_handed_back_by_way_of_a_successor() -> None:
+    desired = fleet(**REGULAR)
+    observed = seen(server(regular=True))
+    assert only(decide(observed, desired, regular_max=1, now=LATE - 1)).do == "keep"
+    recovery = decide(observed, desired, regular_max=1, now=LATE)
+    action = only(recovery)
+    assert (action.do, [one.preemptible for one in action.placements]) == ("hand back", [True, True])
+    tried = replace(recovery.notes, rotated=0.0)
+    assert only(decide(observed, desired, regular_max=1, notes=tried, now=LATE + 60)).do == "keep"
+    assert only(decide(observed, desired, regular_max=1, notes=tried, now=LATE + HOUR)).do == "hand back"
+    opened = Notes(breaker=Breaker((), {Z1: LATE + 60, Z2: LATE + 60}))
+    assert only(decide(observed, desired, regular_max=1, notes=opened, now=LATE)).do == "refuse"
+    named = fleet(switch_to_regular=["gpu1"], **REGULAR)
+    assert only(decide(observed, named, regular_max=1, now=LATE)).do == "keep"
+    declared = fleet(placements=[{"region": "r1", "flavor": "GL10", "preemptible": False}])
+    assert only(decide(observed, declared, now=LATE)).do == "keep"
+
+
+# -- to the module of the fleet --------------------------------------------------------------------------------------------
+def test_decisions_become_options_that_the_module_takes() -> None:
+    desired = fleet("gpu1", "gpu2", "gpu3")
+    observed = seen(server("gpu1"), server("gpu2", "SHELVED"), server("gpu3", "SHELVED", locked=True))
+    options = acting_options(decide(observed, desired, notes=OPEN_Z1), observed=observed, desired=desired)
+    assert options["only"] == ["gpu2"]
+    by_name = {one["name"]: one for one in options["servers"]}
+    assert by_name["gpu2"]["restore"] == "never"
+    assert by_name["gpu2"]["placements"] == [{"region": "r1", "zone": "z2", "preemptible": True, "flavor": "GL10"}]
+    spec = wanted(**options)
+    assert [slot.name for slot in spec.slots] == ["gpu1", "gpu2", "gpu3"]
+    assert spec.only == ("gpu2",)
+
+
+def test_placements_by_what_a_flavor_has_survive() -> None:
+    match = {"gpu": "T4", "vcpus": 2, "disk_gb": 0}
+    desired = fleet(placements=[{"region": "r1", "flavor_match": match}])
+    observed = seen()
+    options = acting_options(decide(observed, desired), observed=observed, desired=desired)
+    assert wanted(**options).slots[0].placements == desired.slots[0].placements
+
+
+def test_spare_servers_come_on_top() -> None:
+    assert with_spare({"name_pattern": "gpu{n}", "count": "2"}, 1)["count"] == 3
+    assert [one["name"] for one in with_spare({"servers": [{"name": "a"}]}, 2)["servers"]] == ["a", "spare1", "spare2"]
+    assert with_spare({"count": 2}, 0) == {"count": 2}
+
+
+def test_what_regions_offer_is_asked_only_where_something_is_started() -> None:
+    assert not needs_offer(decide(seen(server())))
+    assert not needs_offer(decide(seen(server(), nodes=())))
+    assert needs_offer(decide(seen(server(status="SHELVED"))))
+    assert needs_offer(decide(seen(server(age=OLD))))
+
+
+# -- no zone bears all -----------------------------------------------------------------------------------------------------
+def test_new_servers_are_spread_over_the_zones() -> None:
+    recovery = decide(seen(), fleet("gpu1", "gpu2", "gpu3", "gpu4"))
+    assert [places(action)[0] for action in recovery.actions] == [Z1, Z2, Z1, Z2]
+    dearer = {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0}]}
+    assert len(places(decide(seen(), fleet(prices=dearer)).actions[0])) == 2
+
+
+def test_before_all_are_in_one_zone_a_regular_one_is_taken() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    failed = Notes(memory={Z2: {"until": NOW + 60, "reason": "no room"}})
+    observed = seen(server("gpu1"))
+    kinds = [key.rpartition("/")[2] for key in places(decide(observed, desired, notes=failed, regular_max=1).actions[1])]
+    assert kinds == ["regular", "regular", "preemptible", "preemptible"]
+    assert places(decide(observed, desired, notes=failed).actions[1]) == [Z2, Z1]
+
+
+def test_when_all_are_in_one_zone_one_is_had_elsewhere() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    observed = seen(server("gpu1"), server("gpu2"))
+    recovery = decide(observed, desired, regular_max=1)
+    assert done(recovery) == {"gpu1": "keep", "gpu2": "hedge"}
+    assert Z1 not in places(recovery.actions[1])
+    assert done(decide(observed, desired, regular_max=1, notes=recovery.notes, now=NOW + 60)) == {"gpu1": "keep", "gpu2": "keep"}
+    assert set(done(decide(seen(server("gpu1"), server("gpu2", zone="z2")), desired, regular_max=1)).values()) == {"keep"}
+    assert set(done(decide(observed, desired)).values()) == {"keep"}
+
+
+def test_a_regular_one_is_not_handed_back_to_the_zone_that_bears_all_others() -> None:
+    desired = fleet("gpu1", "gpu2", **REGULAR)
+    recovery = decide(seen(server("gpu1"), server("gpu2", regular=True)), desired, regular_max=1, now=LATE)
+    assert (recovery.actions[1].do, places(recovery.actions[1])) == ("hand back", [Z2])
