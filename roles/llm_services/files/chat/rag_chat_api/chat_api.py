@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
@@ -48,7 +48,7 @@ def chat(body: ChatRequest) -> Response:
     if body.max_tokens:
         made.request["max_tokens"] = body.max_tokens
     record = services().usage.begin(key_name(), made.request["model"], "/api/chat", body.message)
-    return answer(made, record, stream=body.stream)
+    return answer(made, record, stream=body.stream or "text/event-stream" in request.headers.get("Accept", ""))
 
 
 def question(message: str, history: list[Json], collection: str | None) -> Question | Response:
