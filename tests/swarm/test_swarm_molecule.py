@@ -1,10 +1,11 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The scenarios of extensions/molecule whose machine is a container, each on a new one. The others need the lab's virtual machines."""
+"""The scenarios of extensions/molecule whose machines are containers, on new ones. The others need the lab's virtual machines."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import Iterator
 
@@ -16,6 +17,13 @@ from labkit.lab import Lab
 
 MACHINE = "manager1"
 pytestmark = pytest.mark.long
+
+
+def molecule(lab: Lab, scenario: str) -> int:
+    """Run a scenario and return how it ended."""
+    environment = {**lab.environment(), "PATH": f"{python().parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    argv = [*network.inside(lab.paths), str(python().with_name("molecule")), "test", "-s", scenario]
+    return subprocess.run(argv, cwd=REPO, env=environment, check=False, timeout=1800).returncode
 
 
 @pytest.fixture
@@ -37,7 +45,9 @@ def new() -> Iterator[Lab]:
 
 @pytest.mark.parametrize("scenario", ["docker_engine", "swarm_manager", "registry"])
 def test_the_scenario_passes_on_a_new_machine(new: Lab, scenario: str) -> None:
-    environment = {**new.environment(), "PATH": f"{python().parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    argv = [*network.inside(new.paths), str(python().with_name("molecule")), "test", "-s", scenario]
-    ended = subprocess.run(argv, cwd=REPO, env=environment, check=False, timeout=900)
-    assert ended.returncode == 0
+    assert molecule(new, scenario) == 0
+
+
+def test_the_scenario_llm_services_passes_on_new_machines(lab: Lab, models: str) -> None:
+    (lab.paths.state / "molecule-llm_services.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
+    assert molecule(lab, "llm_services") == 0

@@ -18,6 +18,7 @@ from places import MANAGER, WORKERS
 Docker = Callable[[str], str]
 Run = Callable[..., Outcome]
 Load = Callable[..., "subprocess.Popen[str]"]
+pytestmark = pytest.mark.long
 SERVICES = ("llm_balancer", "llm_engine", "llm_edge")
 
 

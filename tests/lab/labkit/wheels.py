@@ -40,7 +40,7 @@ def fetched(cache: Path, lock: Path, only: str = "") -> Path:
     part = cache / f"wheels-part-{os.getpid()}"
     part.mkdir(parents=True)
     wanted = part / "wanted.txt"
-    wanted.write_text(_locked(lock, only))
+    wanted.write_text(_for_images(_locked(lock, only)))
     own = REPO / ".venv" / "bin" / "python"
     argv = [str(own if own.exists() else sys.executable), "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     argv += ["--require-hashes", "--python-version", PYTHON, "--implementation", "cp", "--dest", str(part), "--requirement", str(wanted)]
@@ -64,6 +64,19 @@ def unpacked(cache: Path, lock: Path, only: str) -> Path:
                 archive.extractall(part)
         part.replace(place)
     return place
+
+
+def _for_images(text: str) -> str:
+    """The lock without what the images' Python does not need: pip asks the markers of its own Python, whatever it fetches for."""
+    from packaging.markers import Marker
+
+    place = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux", "os_name": "posix"}
+    kept = []
+    for entry in re.findall(r"^[a-zA-Z0-9].*(?:\n    .*)*", text, re.MULTILINE):
+        head, _semicolon, marker = entry.partition("\n")[0].rstrip(" \\").partition(";")
+        if not marker or Marker(marker).evaluate(place):
+            kept.append(f"{head.strip()} \\\n" + entry.partition("\n")[2])
+    return "\n".join(kept) + "\n"
 
 
 def _locked(lock: Path, only: str) -> str:

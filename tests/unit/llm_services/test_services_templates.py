@@ -66,6 +66,8 @@ def test_services_of_the_chat_are_private_bounded_and_not_root(name: str) -> Non
     assert service["deploy"]["endpoint_mode"] == "dnsrr"
     assert name == "chroma" or service["user"] == "10001:10001"
     assert set(service["networks"]) <= set(made["networks"])
+    # Docker takes a size in bytes only.
+    assert all(isinstance(volume.get("tmpfs", {}).get("size", 0), int) for volume in service["volumes"])
 
 
 def test_chroma_is_reached_by_the_chat_service_alone() -> None:
