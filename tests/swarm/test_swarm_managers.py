@@ -42,7 +42,8 @@ def machines() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def run(machines: Lab) -> Run:
     def swarm(playbook: Path = REPO / "playbooks" / "swarm.yml", *, check: bool = False, **variables: Any) -> Outcome:
-        options = ["--check", "--diff"] if check else []
+        # As talkative as it can be, for no secret may be in it.
+        options = ["-vvv", *(["--check", "--diff"] if check else [])]
         return play(machines, playbook, *options, variables=variables, inventory=(INVENTORY,))
 
     return swarm

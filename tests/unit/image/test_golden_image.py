@@ -60,6 +60,7 @@ GONE = {
     "var/log/syslog": "gpu1 booted",
     "var/log/journal/" + MACHINE + "/system.journal": "x",
     "var/backups/shadow.bak": "x",
+    "var/lib/dkms/mok.key": KEY,
     "swap.img": "x",
 }
 # All of these are.
@@ -78,7 +79,7 @@ EMPTIED = {
     "etc/machine-id": MACHINE + "\n",
     "etc/hostname": "gpu1\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 gpu1\n",
-    "etc/shadow": "root:$y$j9T$salt$hash:20000:0:99999:7:::\ndaemon:*:20000::::::\nlocked:!:20000::::::\n",
+    "etc/shadow": "root:$y$j9T$salt$hash:20000:0:99999:7:::\ndaemon:*:20000::::::\nopen::20000::::::\nlocked:!:20000::::::\n",
     "etc/docker/daemon.json": json.dumps({"node-generic-resources": ["GPU=GPU-1"], "log-driver": "local"}),
     "etc/llm-model-sync.json": json.dumps({"source": "https", "url": "https://192.0.2.11/models", "token": MODEL_TOKEN}),
 }
@@ -145,7 +146,9 @@ def test_emptied(copied: Path) -> None:
     assert (copied / "etc/machine-id").read_text() == ""
     assert (copied / "etc/hostname").read_text() == "localhost\n"
     assert (copied / "etc/hosts").read_text() == "127.0.0.1 localhost\n"
-    assert (copied / "etc/shadow").read_text() == "root:!:20000:0:99999:7:::\ndaemon:*:20000::::::\nlocked:!:20000::::::\n"
+    assert (
+        copied / "etc/shadow"
+    ).read_text() == "root:!:20000:0:99999:7:::\ndaemon:*:20000::::::\nopen:!:20000::::::\nlocked:!:20000::::::\n"
     assert json.loads((copied / "etc/docker/daemon.json").read_text()) == {"log-driver": "local"}
     assert json.loads((copied / "etc/llm-model-sync.json").read_text()) == {
         "source": "https",

@@ -32,7 +32,10 @@ def load() -> dict[str, Any]:
 
 
 def save(state: dict[str, Any]) -> None:
-    (HOME / "state.json").write_text(json.dumps(state))
+    # A sender and a receiver run at the same time: neither may read half of it.
+    new = HOME / f"state.json.{os.getpid()}"
+    new.write_text(json.dumps(state))
+    new.replace(HOME / "state.json")
 
 
 def where(name: str) -> Path:
