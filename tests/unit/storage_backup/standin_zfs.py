@@ -32,7 +32,10 @@ def load() -> dict[str, Any]:
 
 
 def save(state: dict[str, Any]) -> None:
-    (HOME / "state.json").write_text(json.dumps(state))
+    # In one step: the sender reads while the receiver writes.
+    new = HOME / f"state.{os.getpid()}"
+    new.write_text(json.dumps(state))
+    new.replace(HOME / "state.json")
 
 
 def where(name: str) -> Path:
