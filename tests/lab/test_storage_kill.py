@@ -112,7 +112,7 @@ DATASETS = {
     "snapshots, holds, bookmarks, clones, delegation": [
         {"name": f"{POOL}/a", "snapshots": [{"name": "s", "holds": ["keep"]}], "bookmarks": [{"name": "m", "snapshot": "s"}]},
         {"name": f"{POOL}/a/b", "delegations": [{"who": "user:nobody", "permissions": ["send"]}]},
-        {"name": f"{POOL}/c", "origin": f"{POOL}/a@s", "promote": True},
+        {"name": f"{POOL}/c", "origin": f"{POOL}/a@s"},
     ],
     "a new key, a new name": [
         {"name": f"{POOL}/e", "encryption": {"key": OTHER, "change": True}},

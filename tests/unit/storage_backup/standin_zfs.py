@@ -32,8 +32,8 @@ def load() -> dict[str, Any]:
 
 
 def save(state: dict[str, Any]) -> None:
-    # In one step: the sender reads while the receiver writes.
-    new = HOME / f"state.{os.getpid()}"
+    # A sender and a receiver run at the same time: neither may read half of it.
+    new = HOME / f"state.json.{os.getpid()}"
     new.write_text(json.dumps(state))
     new.replace(HOME / "state.json")
 

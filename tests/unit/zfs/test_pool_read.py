@@ -140,6 +140,17 @@ def test_2_1_as_recorded() -> None:
     assert {found.ashift for group in whole.groups if group.use in model.VITAL and (found := read.geometry_of(group, known))} == {12}
 
 
+def test_2_1_with_a_replacement_a_distributed_spare_and_a_pool_of_another_host() -> None:
+    replacing = status("replacing-2.1.11.txt")["wpoola"]
+    assert replacing.groups[0].members[0].paths == ("/var/tmp/pool/a", "/var/tmp/pool/g")
+    assert (replacing.groups[0].members[0].standing, replacing.scan) == ("replacing", model.Scan("resilver", "running", 6.85))
+    draid = status("draid_spared-2.1.11.txt")["wpoold"]
+    assert [(group.use, group.kind, len(group.members)) for group in draid.groups] == [("data", "draid1:2d:5c:1s", 5)]
+    assert draid.groups[0].members[0].paths == ("/var/tmp/pool/r1", "draid1-0-0")
+    (other,) = status_text.parse_importable(text("import_other_host-2.1.11.txt"))
+    assert (other.name, other.other_host, other.in_use) == ("wpoolh", True, False)
+
+
 def test_2_1_with_notes_an_indirect_vdev_and_a_second_pool() -> None:
     pools = status("form_of_2.1.txt")
     assert [(group.use, group.kind, group.state) for group in pools["tank"].groups] == [
