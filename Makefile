@@ -45,10 +45,11 @@ docs: venv link ## what `ansible-doc` knows of the collection, as text in build/
 
 # --- tests: `make NAME` runs one rung -------------------------------------------------------------------------------------
 test-unit: venvs link ## planners as tables, readers on recorded output, appliers that fail at every step; on every core
-	@$(BIN)/python tests/tools/venvs.py --list | { status=0; while read core place; do \
+	@$(BIN)/python tests/tools/venvs.py --list | { status=0; marks="not long"; while read core place; do \
 	  test -e $$place/lock.sha256 || continue; \
 	  echo "--- ansible-core $$core"; \
-	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 tests/unit --junit-xml=build/junit/test-unit@$$core.xml || status=1; \
+	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 -m "$$marks" tests/unit --junit-xml=build/junit/test-unit@$$core.xml || status=1; \
+	  marks="not long and not one_core"; \
 	done; exit $$status; }
 
 test-installed: venv link ## the collection as others get it: built, installed alone, its playbooks found by name

@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from loopback import AUTHORIZED, KEY, QUESTION, Chain, edge_files, program
 from services import render
 
+pytestmark = pytest.mark.one_core
+
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:

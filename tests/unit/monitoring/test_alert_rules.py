@@ -18,6 +18,8 @@ from site_files import ROOT, Written
 DAY, HOUR = 86400, 3600
 # A series and its values; {t} is a time of that many seconds before the evaluation, scaled as the rules are.
 Series = dict[str, str]
+pytestmark = pytest.mark.one_core
+
 # By alert: what makes it fire, and what must not although it is near.
 CASES: dict[str, tuple[Series, Series]] = {
     "TargetDown": ({'up{job="cadvisor",instance="gpu1"}': "0x99"}, {'up{job="cadvisor",instance="gpu1"}': "1x99"}),

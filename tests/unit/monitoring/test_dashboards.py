@@ -27,6 +27,8 @@ from test_exporters import LOADED, ollama_text, storage_metrics, swarm_text
 
 import exposition  # isort: skip - site_files puts it on the path
 
+pytestmark = pytest.mark.one_core
+
 DASHBOARDS = sorted((ROLE / "files" / "dashboards").glob("*.json"))
 SOURCE = {"type": "object", "required": ["type", "uid"], "properties": {"type": {"const": "prometheus"}, "uid": {"const": "prometheus"}}}
 # The part of Grafana's model that is used here; what is not named may not be there.

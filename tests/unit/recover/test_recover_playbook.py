@@ -22,6 +22,8 @@ from engine import serving
 from standin_cloud import StandinCloud
 from standin_swarm import Edge, Swarm, answering, node_of
 
+pytestmark = pytest.mark.one_core
+
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 FLEET = {
     "auth": {"auth_url": "http://cloud", "password": "hunter2"},

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.one_core
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles" / "storage_backup" / "files" / "llm-backup"
 STANDIN = Path(__file__).with_name("standin_zfs.py")
