@@ -21,11 +21,9 @@ class Model(Protocol):
 
     def life(self, rng: random.Random) -> float:
         """Return how long a server that starts now runs at the most, if its zone keeps its room."""
-        ...
 
     def outages(self, zone: int, hours: float, rng: random.Random) -> list[tuple[float, float]]:
         """Return when a zone has no room: its servers are interrupted at the beginning of each, all at once."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import ssl
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
+from urllib.parse import urlsplit
 
 _ADDRESS = re.compile(r"\((\[?[0-9a-fA-F.:]+?\]?)i?\)")
 _PAUSE = 0.5
@@ -46,7 +46,7 @@ class Proof:
 
 Ask = Callable[[], Answer]
 # Returns the addresses of the engines by node, as the swarm has them now.
-Where = Callable[[], Mapping[str, list[str]]]
+Where = Callable[[], Mapping[str, "list[str]"]]
 
 
 def engine_address(header: str) -> str:
@@ -84,18 +84,28 @@ def http_ask(url: str, *, key: str, model: str, timeout: float) -> Answer:
     """Put one question to the edge. Its certificate names another address, and who answers on this host is not in doubt."""
     body = {"model": model, "messages": [{"role": "user", "content": "Answer in one word. Are you there?"}], "max_tokens": 4}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)  # noqa: S310 - the caller's own edge
+    connection = _connection(url, timeout)
     try:
-        with urllib.request.urlopen(request, timeout=timeout, context=_unverified()) as response:  # noqa: S310
-            found: Any = json.loads(response.read())
-            engine = engine_address(response.headers.get("X-LLM-Engine") or "")
-    except urllib.error.HTTPError as error:
-        return Answer(error=f"the edge answered {error.code}")
-    except (OSError, ValueError) as error:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            return Answer(error=f"the edge answered {response.status}")
+        found: Any = json.loads(response.read())
+        engine = engine_address(response.headers.get("X-LLM-Engine") or "")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(error=f"the edge gave no answer: {error}")
+    finally:
+        connection.close()
     if not (isinstance(found, dict) and found.get("choices")):
         return Answer(error="the edge answered without a choice")
     return Answer(engine, "" if engine else "the balancer did not say which engine answered")
+
+
+def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
+    place = urlsplit(url)
+    if place.scheme == "http":
+        return http.client.HTTPConnection(place.netloc, timeout=timeout)
+    return http.client.HTTPSConnection(place.netloc, timeout=timeout, context=_unverified())
 
 
 def _unverified() -> ssl.SSLContext:

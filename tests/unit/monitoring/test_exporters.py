@@ -441,7 +441,9 @@ def test_the_file_is_whole_and_stays_when_zfs_does_not_answer(tmp_path: Path, mo
     monkeypatch.setattr(
         storage.subprocess,
         "run",
-        lambda argv, **more: real([str(tmp_path / argv[0]), *argv[1:]], **{**more, "env": {**more["env"], "PATH": os.environ["PATH"]}}),
+        lambda argv, *, check, **more: real(
+            [str(tmp_path / argv[0]), *argv[1:]], check=check, **{**more, "env": {**more["env"], "PATH": os.environ["PATH"]}}
+        ),
     )
     out = tmp_path / "out.prom"
     (tmp_path / "storage.json").write_text(json.dumps({"file": str(out), "snapshots": ["llm/data"]}))

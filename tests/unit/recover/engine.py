@@ -46,7 +46,7 @@ class Engine(socketserver.ThreadingUnixStreamServer):
 
     @property
     def labels(self) -> dict[str, str]:
-        (found,) = self.configs.values()
+        found = next(iter(self.configs.values()))
         labels: dict[str, str] = found["Spec"]["Labels"]
         return labels
 

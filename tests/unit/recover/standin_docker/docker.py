@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-_HERE = str(Path(__file__).resolve().parent.parent)
+_HERE = str(Path(__file__).resolve().parent)
 _path, sys.path = sys.path, [place for place in sys.path if place != _HERE]
 del sys.modules["docker"]
 _real = importlib.import_module("docker")
