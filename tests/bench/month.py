@@ -30,7 +30,7 @@ def months() -> list[dict[str, Any]]:
 
 
 def _worst(key: str, policy: str, *, most: bool) -> float:
-    values = [one[key] for model in months() for one in model[policy]]
+    values: list[float] = [one[key] for model in months() for one in model[policy]]
     return (max(values) if most else min(values)) * 100
 
 
