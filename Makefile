@@ -40,16 +40,17 @@ lab-up: packages venv ## the lab's machines, for work by hand
 lab-down: ## end every process of the lab
 	@tests/lab/lab down
 
-docs: venv link ## what `ansible-doc` knows of the collection, as text in build/docs
+docs: venv link ## what `ansible-doc` knows of the collection, as text in build/docs, and a page of what each alert means
 	@$(BIN)/python tests/tools/docs.py
 
 # --- tests: `make NAME` runs one rung -------------------------------------------------------------------------------------
 test-unit: venvs link ## planners as tables, readers on recorded output, appliers that fail at every step; on every core
-	@$(BIN)/python tests/tools/venvs.py --list | while read core place; do \
+	@$(BIN)/python tests/tools/venvs.py --list | { status=0; marks="not long"; while read core place; do \
 	  test -e $$place/lock.sha256 || continue; \
 	  echo "--- ansible-core $$core"; \
-	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 tests/unit --junit-xml=build/junit/test-unit@$$core.xml || exit 1; \
-	done
+	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 -m "$$marks" tests/unit --junit-xml=build/junit/test-unit@$$core.xml || status=1; \
+	  marks="not long and not one_core"; \
+	done; exit $$status; }
 
 test-installed: venv link ## the collection as others get it: built, installed alone, its playbooks found by name
 	@$(PYTHON) tests/tools/venvs.py --runner
@@ -117,7 +118,7 @@ lock: ## write the locks in requirements/ anew, from the files *.in beside them;
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
 	done
-	for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma requirements/runner; do \
+	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma requirements/runner; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --universal --python-version 3.11 $$lock.in -o $$lock.txt || exit 1; \
 	done

@@ -14,9 +14,12 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "zfs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
 from cloud import cloud_fleet_restore, cloud_states
+from edge import edge_exclusion_s, edge_overhead, edge_rps, edge_silent_loss_failed
 from iscsi import iscsi_noop
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
@@ -28,6 +31,7 @@ from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from month import month_availability, month_cost
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
+from zfs_layouts import zfs_pool_layouts
 
 
 def ansible(lab: Lab, program: str, *argv: str) -> str:
@@ -81,11 +85,16 @@ def stream_cut_visible() -> Figure:
 
 
 FIGURES: list[Callable[[], Figure]] = [
+    edge_silent_loss_failed,
+    edge_exclusion_s,
+    edge_overhead,
+    edge_rps,
     stream_cut_visible,
     site_noop,
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
+    zfs_pool_layouts,
     month_cost,
     month_availability,
     zfs_dataset_first,

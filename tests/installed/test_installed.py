@@ -24,7 +24,22 @@ import package  # noqa: E402 - importable after the line above
 EXAMPLE = ROOT / "inventories" / "example"
 # Where nothing listens: a host that is there and does not answer.
 NOBODY = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_connection": "ssh"}
-PLAYBOOKS = ("site", "provision", "recover", "teardown", "preflight", "mesh", "storage", "swarm", "workers", "services")
+PLAYBOOKS = (
+    "site",
+    "provision",
+    "recover",
+    "teardown",
+    "preflight",
+    "mesh",
+    "storage",
+    "swarm",
+    "workers",
+    "services",
+    "monitoring",
+    "backup",
+    "restore_drill",
+    "image",
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -127,12 +127,12 @@ def test_a_killed_run_is_finished_by_the_next(storage: Lab) -> None:
     "task",
     [
         "Divide the disks",
-        "Create the pools",
+        "Keep the pools",
         "Keep the datasets",
         "Offer the iSCSI targets",
         "Write the configuration files",
         "Enable the services, and start those that run",
-        "Bring the models",
+        "Copy the models from the controller",
         "Ask the services as their clients do",
     ],
 )

@@ -29,12 +29,14 @@ def storage12(lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inventory(lab: Lab) -> Path:
     """What storage1 is declared to be, for storage12; its target listens on its own address."""
     declared = yaml.safe_load((INVENTORY / "group_vars" / "all.yml").read_text())["storage_host_iscsi_targets"]
     targets = [{**target, "wwn": "iqn.2026-01.lab.llm:storage12", "portals": [f"{ADDRESS}:3260"]} for target in declared]
     host = {"ansible_host": ADDRESS, "storage_host_iscsi_targets": targets}
-    path = tmp_path_factory.mktemp("inventory") / "storage12.json"
+    # The lab's variables name files from where the host was declared.
+    path = lab.paths.state / "storage12" / "storage12.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"storage_hosts": {"hosts": {"storage12": host}}}))
     return path
 

@@ -5,18 +5,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import subprocess
-import tarfile
-from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from labkit.artifacts import python
-from labkit.config import REPO
 from labkit.lab import Lab
+from labkit.modules import program
 
 pytestmark = pytest.mark.long
 
@@ -49,22 +43,6 @@ def mirror(*letters: str, **more: Any) -> dict[str, Any]:
 def single(use: str, letter: str) -> dict[str, Any]:
     """A vdev of one file."""
     return {"class": use, "devices": [disk(letter)]}
-
-
-def program() -> str:
-    """The module and what it imports of Ansible, as a tar archive in text."""
-    find = "import ansible, pathlib; print(pathlib.Path(ansible.__file__).parent)"
-    ansible = Path(subprocess.run([str(python()), "-c", find], capture_output=True, text=True, check=True).stdout.strip())
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.addfile(tarfile.TarInfo("ansible/__init__.py"))
-        for source, name in (
-            (REPO / "plugins", "ansible_collections/selfhosted/llm_stack/plugins"),
-            (ansible / "module_utils", "ansible/module_utils"),
-            (ansible / "release.py", "ansible/release.py"),
-        ):
-            archive.add(source, name, filter=lambda each: None if "__pycache__" in each.name else each)
-    return base64.b64encode(packed.getvalue()).decode()
 
 
 class Storage:
@@ -158,9 +136,9 @@ def test_each_difference_is_one_command_and_then_none(storage: Storage, pool: st
 
 
 def test_a_disk_that_carries_anything_is_taken_only_when_named(storage: Storage, pool: str) -> None:
-    storage.on(f"mkfs.ext4 -q {disk('f')}")
+    storage.on(f"mkswap {disk('f')}")
     for vdevs in ([mirror("a", "b", "f"), *FIRST[1:]], [mirror("a", "f"), *FIRST[1:]], [*FIRST, mirror("f", "g")]):
-        assert f"Refusing to take {disk('f')} into pool {POOL}: it carries ext4" in storage.refuse(vdevs=vdevs)
+        assert f"Refusing to take {disk('f')} into pool {POOL}: it carries swap" in storage.refuse(vdevs=vdevs)
     assert len(storage.settle(vdevs=[mirror("a", "b", "f"), *FIRST[1:]], wipe=[disk("f")])) == 2
 
 

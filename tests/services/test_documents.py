@@ -244,6 +244,15 @@ def test_embeddings_of_the_engines_are_used_by_choice_and_never_mixed(processes:
     )
 
 
+def test_without_an_engine_that_embeds_a_question_ends_in_an_error_that_says_so(processes: Processes, balancer: str, chroma: str) -> None:
+    settings = {"CHROMA_URL": chroma, "EMBEDDINGS": "ollama:tiny-embed"}
+    assert upload(Api(processes, balancer, **settings), "no-engine", "a.txt", "Something.").status_code == 201
+    lonely = Api(processes, "http://127.0.0.1:9", **settings)
+    got = lonely.client.post("/api/chat", json={"message": "What?", "collection": "no-engine"})
+    assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
+    assert "The engines could not embed with tiny-embed" in got.json()["error"]["message"]
+
+
 def test_without_chroma_the_chat_goes_on_and_documents_say_so(processes: Processes, balancer: str) -> None:
     lonely = Api(processes, balancer, CHROMA_URL="http://127.0.0.1:9")
     assert lonely.client.post("/api/chat", json={"message": "Hello"}).status_code == 200

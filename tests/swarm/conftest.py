@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import pytest
 
@@ -118,9 +118,9 @@ def load(converged: Lab, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]
     """Start clients at the edge; the result is JSON on the standard output of the process returned."""
     certificate = tmp_path / "edge.crt"
     certificate.write_text(converged.ssh(MANAGER, "cat /etc/llm-stack/edge/tls.crt"))
-    address = converged.get(MANAGER).spec.address
 
-    def start(*, clients: int, seconds: float, first_token: float) -> subprocess.Popen[str]:
+    def start(*, clients: int, seconds: float, first_token: float, edges: Sequence[str] = (MANAGER,)) -> subprocess.Popen[str]:
+        address = ",".join(converged.get(edge).spec.address for edge in edges)
         argv = [*network.inside(converged.paths), str(python()), str(HERE / "load.py"), address, str(certificate)]
         argv += [str(clients), str(seconds), str(first_token)]
         started = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

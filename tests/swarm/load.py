@@ -1,12 +1,17 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks the edge without a pause for some seconds and prints what became of it as JSON; runs inside the lab's network."""
+"""Asks the edge without a pause for some seconds, or until it is told to end, and prints what became of it as JSON.
+
+Runs inside the lab's network. A client of several edges goes to the next where a connection is refused, as one does that was given
+several addresses.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import signal
 import ssl
 import sys
 import threading
@@ -17,22 +22,41 @@ from collections import Counter
 class Load:
     """Clients, each of which asks again when it was answered."""
 
-    def __init__(self, address: str, certificate: str, key: str, first_token: float) -> None:
-        self.address = address
+    def __init__(self, addresses: str, certificate: str, key: str, first_token: float) -> None:
+        self.addresses = addresses.split(",")
         self.context = ssl.create_default_context(cafile=certificate)
+        # The certificate names the first edge; who answers at the others is not in doubt in the lab.
+        self.context.check_hostname = len(self.addresses) == 1
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         question = {"model": "tiny", "messages": [{"role": "user", "content": "Are you there?"}]}
         self.body = json.dumps({**question, "standin": {"tokens": 1, "first_token_s": first_token}})
         self.engines: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.slowest = 0.0
+        self.slowest, self.gap = 0.0, 0.0
+        self.answered = time.monotonic()
+        self.over = threading.Event()
         self.lock = threading.Lock()
 
-    def ask(self) -> None:
+    def connected(self, number: int) -> http.client.HTTPSConnection:
+        """A connection to an edge, each client beginning with another.
+
+        :raises OSError: when none takes it.
+        """
+        for address in self.addresses[number % len(self.addresses) :] + self.addresses[: number % len(self.addresses)]:
+            connection = http.client.HTTPSConnection(address, 443, context=self.context, timeout=60)
+            try:
+                connection.connect()
+            except OSError as error:
+                refused = error
+            else:
+                return connection
+        raise refused
+
+    def ask(self, number: int) -> None:
         """One request on a connection of its own."""
         begin = time.monotonic()
         try:
-            connection = http.client.HTTPSConnection(self.address, 443, context=self.context, timeout=60)
+            connection = self.connected(number)
             connection.request("POST", "/v1/chat/completions", self.body, self.headers)
             answer = connection.getresponse()
             text = answer.read().decode()
@@ -47,16 +71,20 @@ class Load:
                 self.failures.append(f"at {time.time():.1f}: {outcome}")
             else:
                 self.engines[engine] += 1
+                self.gap = max(self.gap, time.monotonic() - self.answered)
+                self.answered = time.monotonic()
+        if outcome:
+            time.sleep(0.05)
 
     def run(self, clients: int, seconds: float) -> None:
         """Keep that many clients asking for that long."""
         end = time.monotonic() + seconds
 
-        def client() -> None:
-            while time.monotonic() < end:
-                self.ask()
+        def client(number: int) -> None:
+            while time.monotonic() < end and not self.over.is_set():
+                self.ask(number)
 
-        threads = [threading.Thread(target=client) for _ in range(clients)]
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -64,10 +92,12 @@ class Load:
 
 
 def main(argv: list[str]) -> None:
-    address, certificate, clients, seconds, first_token = argv
-    load = Load(address, certificate, sys.stdin.readline().strip(), float(first_token))
+    addresses, certificate, clients, seconds, first_token = argv
+    load = Load(addresses, certificate, sys.stdin.readline().strip(), float(first_token))
+    signal.signal(signal.SIGTERM, lambda *_: load.over.set())
     load.run(int(clients), float(seconds))
-    print(json.dumps({"engines": load.engines, "failures": load.failures, "slowest": round(load.slowest, 2)}))
+    times = {"slowest": round(load.slowest, 2), "gap": round(load.gap, 2)}
+    print(json.dumps({"engines": load.engines, "failures": load.failures, **times}))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def machines() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def run(machines: Lab) -> Run:
     def swarm(playbook: Path = REPO / "playbooks" / "swarm.yml", *, check: bool = False, **variables: Any) -> Outcome:
-        options = ["--check", "--diff"] if check else []
+        # As talkative as it can be, for no secret may be in it.
+        options = ["-vvv", *(["--check", "--diff"] if check else [])]
         return play(machines, playbook, *options, variables=variables, inventory=(INVENTORY,))
 
     return swarm
@@ -85,7 +86,7 @@ def test_the_cache_is_named_and_garbage_is_collected(machines: Lab, run: Run, tm
     assert {"llm-registry", "llm-registry-cache"} <= set(shown)
     assert on(machines, "gpu7", "systemctl is-active llm-registry-garbage.timer") == "active"
     # The registry asks its upstream before it serves, and nothing leaves the lab: that the cache answers is not seen here.
-    assert "registry-1.docker.io" in on(machines, "gpu7", "docker logs llm-registry-cache 2>&1 | tail -n 20")
+    assert "registry-1.docker.io" in on(machines, "gpu7", "docker logs llm-registry-cache 2>&1 | grep -m 1 registry-1")
     for machine in MANAGERS:
         assert "BEGIN CERTIFICATE" in on(machines, machine, "cat /etc/docker/certs.d/10.77.0.37:5001/ca.crt")
         assert "https://10.77.0.37:5001" in on(machines, machine, "docker info --format '{{json .RegistryConfig.Mirrors}}'")

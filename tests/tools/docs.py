@@ -1,17 +1,42 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make docs`: what ansible-doc knows of the modules and roles, as text in build/docs."""
+"""`make docs`: what ansible-doc knows of the modules and roles, as text in build/docs, and what each alert means, as alerts.md."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import package
 
 OUT = package.BUILD / "docs"
+RULES = package.ROOT / "roles" / "monitoring" / "templates" / "rules.yml.j2"
+_ALERT = re.compile(
+    r"- alert: (?P<name>\w+)\n.*?severity: (?P<severity>\w+).*?"
+    r"summary: (?P<summary>[^\n]+)\n\s+means: (?P<means>[^\n]+)\n\s+do: (?P<do>[^\n]+)\n",
+    re.DOTALL,
+)
+
+
+def alerts_page(rules: str) -> str:
+    """Return the page that says of each alert what it means and what to do.
+
+    :param rules: the template of the rules.
+    """
+    lines = ["# Alerts", "", "What each means and what to do. Words in capitals stand for what the alert names.", ""]
+    for found in _ALERT.finditer(rules):
+        summary, means, do = (_prose(found[part]) for part in ("summary", "means", "do"))
+        lines += [f"### {found['name']}", "", f"*{summary}* ({found['severity']})", "", means, "", f"**What to do:** {do}", ""]
+    return "\n".join(lines)
+
+
+def _prose(text: str) -> str:
+    """A value of the rules without its quotes, and with the names of labels in place of their templates."""
+    bare = text[1:-1] if text.startswith('"') else text
+    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), bare)
 
 
 def main() -> int:
@@ -24,7 +49,8 @@ def main() -> int:
         argv = [package.tool("ansible-doc"), "-t", kind, f"selfhosted.llm_stack.{name}"]
         text = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
         (OUT / f"{kind}_{name}.txt").write_text(text, encoding="utf-8")
-    print(f"docs: {len(subjects)} files in {OUT.relative_to(package.ROOT)}")
+    (OUT / "alerts.md").write_text(alerts_page(RULES.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"docs: {len(subjects) + 1} files in {OUT.relative_to(package.ROOT)}")
     return 0
 
 

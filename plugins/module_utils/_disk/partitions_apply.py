@@ -12,7 +12,7 @@ from .._errors import StackError
 from .._plan import Step
 from .._run import Runner
 from .partitions import MIB, REST, WantedDisk
-from .probe import clear
+from .probe import carries, clear
 
 # "Solaris /usr & Apple ZFS": the type OpenZFS itself gives to the partitions it makes.
 _TYPE = "6A898CC3-1DD2-11B2-99A6-080020736631"
@@ -40,6 +40,12 @@ class Applier:
             self.partition(step.data)
 
     def partition(self, disk: WantedDisk) -> None:
+        found = carries(self.runner, disk.device)
+        if found:
+            raise StackError(
+                f"Refusing to partition {disk.device}: since the plan was made it changed: {'; '.join(found)}."
+                " Look at it before you run again"
+            )
         argv = ["sfdisk", "--wipe", "always", "--wipe-partitions", "always", disk.device]
         self.runner.run(argv, stdin=script(disk))
         self.settle(disk.device)

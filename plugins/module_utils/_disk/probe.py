@@ -201,6 +201,12 @@ def contents(runner: Runner, device: BlockDevice) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def carries(runner: Runner, path: str) -> list[str]:
+    """What speaks against writing to a disk at this moment, as phrases; one process."""
+    busy = ["it is in use"] if is_busy(path) else []
+    return [*busy, *dict.fromkeys(_phrase("it", signature) for signature in signatures(runner, path))]
+
+
 def _phrase(subject: str, signature: Signature) -> str:
     named = f" named {signature.label}" if signature.label else ""
     return f"{subject} {_WORDS.get(signature.kind, f'carries {signature.kind}')}{named}"

@@ -158,16 +158,28 @@ class Cloud:
         :raises CloudError: it was refused, or stays unclear.
         """
         for attempt in range(_TRIES):
+            began = self.watch.now()
             try:
                 return self._patient(service, "POST", path, body=body, repeat=False)
             except Unclear as error:
-                made = find()
+                made = self._appeared(find, within=self.watch.now() - began)
                 if made is not None:
                     return made
                 if attempt == _TRIES - 1:
                     raise CloudError(str(error), error.status) from error  # pylint: disable=bad-exception-cause
                 self.watch.pause(2.0**attempt)
         raise CloudError(f"{self._name(service)} gives no clear answer")
+
+    def _appeared(self, find: Callable[[], dict[str, Any] | None], *, within: float) -> dict[str, Any] | None:
+        """Look for what a request may have made, for as long as the request took: a cloud that slow may still be at it."""
+        until = self.watch.now() + within
+        delay = 1.0
+        while True:
+            made, left = find(), until - self.watch.now()
+            if made is not None or left <= 0:
+                return made
+            self.watch.pause(min(delay, left))
+            delay = min(2 * delay, 5.0)
 
     def _patient(self, service: str, method: str, path: str, *, repeat: bool = True, **options: Any) -> dict[str, Any]:
         """Ask until there is an answer: rate limits are waited for, failures inside the cloud a few times."""

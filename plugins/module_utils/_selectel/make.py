@@ -151,15 +151,14 @@ class Maker:
         made.server = look_at(cloud, made.server)
         took = cloud.watch.now() - started
         known = {server.id for server in replaces}
-        rival = self._rival(made.server, known)
-        server = made.server if rival else wait_for(cloud, made.server, settled)
+        made.server, rival = self._contest(made.server, made.attempt, known)
         if not rival:
-            made.server = server
-            self._require_running(server, rung)
+            made.server = wait_for(cloud, made.server, settled)
+            self._require_running(made.server, rung)
             # Another run's request may have begun before ours and be answered after it: look again when that cannot be any more.
             self._rest(cloud, started + took + min(max(2.0, 3 * took), 30.0))
-            rival = self._rival(server, known)
-        return ("adopted", self._yield_to(cloud, rival, made)) if rival else ("created", server)
+            made.server, rival = self._contest(made.server, made.attempt, known)
+        return ("adopted", self._yield_to(cloud, rival, made)) if rival else ("created", made.server)
 
     def _rest(self, cloud: Cloud, until: float) -> None:
         left = until - cloud.watch.now()
@@ -190,13 +189,17 @@ class Maker:
         alive = [one for one in self._others(known) if kind_of(one) in ALIVE]
         return min(alive, key=lambda one: one.age_key) if alive else None
 
-    def _rival(self, mine: Server, known: set[str]) -> Server | None:
-        """Return the server of another run that stays in the slot instead of ours, and delete what a cut request made twice."""
+    def _contest(self, mine: Server, attempt: str, known: set[str]) -> tuple[Server, Server | None]:
+        """Return our server, and that of another run which stays in the slot instead of it.
+
+        Of what a cut request made twice the eldest is ours: only the one that came first could be plugged into the port of both.
+        """
         others = self._others({mine.id, *known})
-        for twin in [one for one in others if one.attempt == mine.attempt]:
+        ours, *twins = sorted([mine, *(one for one in others if one.attempt == attempt)], key=lambda one: one.age_key)
+        for twin in twins:
             self._clouds[twin.region].delete("compute", f"/servers/{twin.id}")
-        elder = [one for one in others if one.attempt != mine.attempt and kind_of(one) in ALIVE and one.age_key < mine.age_key]
-        return min(elder, key=lambda one: one.age_key) if elder else None
+        elder = [one for one in others if one.attempt != attempt and kind_of(one) in ALIVE and one.age_key < ours.age_key]
+        return ours, min(elder, key=lambda one: one.age_key) if elder else None
 
     def _yield_to(self, cloud: Cloud, rival: Server, made: _Made) -> Server:
         left = self._take_back(cloud, made)

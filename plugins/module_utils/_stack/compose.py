@@ -54,7 +54,7 @@ def expected_spec(name: str, service: dict[str, Any], names: Names) -> dict[str,
     where = f"service {name}"
     task = {
         "ContainerSpec": _container(rest, names, where),
-        "Networks": [_network(network, networks, name, names) for network in networks],
+        "Networks": sorted((_network(network, networks, name, names) for network in networks), key=lambda network: str(network["Target"])),
     }
     if logging:
         task["LogDriver"] = {"Name": logging.get("driver", "json-file"), "Options": _strings(logging.get("options", {}))}

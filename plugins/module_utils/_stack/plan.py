@@ -99,7 +99,8 @@ def _difference(service: Service | None, spec: dict[str, Any], current: Current)
     if service is None:
         return {"service": (_ABSENT, spec)}
     found: dict[str, tuple[Any, Any]] = {}
-    _compare(_normal(service.spec, current.networks), spec, "", found)
+    pinned = "@" in str(spec["TaskTemplate"]["ContainerSpec"].get("Image", ""))
+    _compare(_normal(service.spec, current.networks, pinned=pinned), spec, "", found)
     return found
 
 
@@ -111,11 +112,15 @@ def _compare(actual: Any, expected: Any, path: str, found: dict[str, tuple[Any, 
         found[path] = (actual, expected)
 
 
-def _normal(spec: dict[str, Any], networks: dict[str, str]) -> dict[str, Any]:
-    """The specification without what the engine adds and in the order the comparison wants."""
+def _normal(spec: dict[str, Any], networks: dict[str, str], *, pinned: bool) -> dict[str, Any]:
+    """The specification without what the engine adds and in the order the comparison wants.
+
+    :param pinned: whether the image was asked for by its digest; otherwise the digest is the engine's own addition.
+    """
     task = dict(spec.get("TaskTemplate", {}))
     container = dict(task.get("ContainerSpec", {}))
-    container["Image"] = str(container.get("Image", "")).partition("@")[0]
+    if not pinned:
+        container["Image"] = str(container.get("Image", "")).partition("@")[0]
     container["Env"] = sorted(container.get("Env") or [])
     mounts = [{key: value for key, value in mount.items() if key != "VolumeOptions"} for mount in container.get("Mounts") or []]
     container["Mounts"] = sorted(mounts, key=lambda mount: str(mount.get("Target")))
@@ -128,6 +133,8 @@ def _normal(spec: dict[str, Any], networks: dict[str, str]) -> dict[str, Any]:
         {"Target": networks.get(each["Target"], each["Target"]), "Aliases": each.get("Aliases") or []}
         for each in task.get("Networks") or []
     ]
+    # The engine keeps them in the order of their IDs.
+    attached.sort(key=lambda network: str(network["Target"]))
     placement = dict(task.get("Placement") or {})
     placement["Constraints"] = sorted(placement.get("Constraints") or [])
     resources = {kind: (task.get("Resources") or {}).get(kind) or {} for kind in ("Limits", "Reservations")}

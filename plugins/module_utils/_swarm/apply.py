@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from .._errors import CommandFailed, StackError
 from .._plan import Step
@@ -22,6 +22,8 @@ from .members_apply import CONFLICTS, MembersApplier, is_conflict
 from .members_plan import plan_members
 from .model import SWARM_RESOURCE, EngineSpec, Guards, Init, Join, Member, Membership
 from .read import Paths, parse_membership, read_identity, read_nodes
+
+T = TypeVar("T")
 
 
 def write_text(path: Path, text: str, *, backup: bool, check: Callable[[Path], None] | None = None) -> str:
@@ -150,19 +152,33 @@ class EngineApplier:
             raise StackError(f"{error}. Docker's last words: {' / '.join(log.split(chr(10))).strip(' /')}.{kept}") from error
 
     def _restart(self) -> None:
-        """Restart the engine; a manager that locks itself is unlocked again, with the key it told before."""
-        key = self._unlock_key()
+        """Restart the engine; a manager that locks itself is unlocked again, with the key it told before.
+
+        A manager has a leader again at the end: where they are restarted one after the other, more than half always run.
+        """
+        try:
+            manager = parse_membership(self._connect().info()).is_manager
+        except EngineError:
+            # An engine that does not answer is restarted all the more.
+            manager = False
+        # Without a leader it could not tell the key, and would stay locked.
+        key = self._patiently(self._unlock_key) if manager else ""
         self._systemctl("restart")
         if key:
             self._patiently(lambda: self._connect().unlock(key))
+        if manager:
+            self._patiently(self._unlock_key)
 
     def _unlock_key(self) -> str:
-        try:
-            api = self._connect()
-            return api.unlock_key() if parse_membership(api.info()).autolock else ""
-        except EngineError:
-            # An engine that does not answer is restarted all the more.
-            return ""
+        """Return the key of managers that lock themselves, or an empty text.
+
+        :raises EngineError: the managers have no leader to ask.
+        """
+        api = self._connect()
+        found = parse_membership(api.info())
+        if not found.cluster_id:
+            raise EngineError(f"the managers have no leader ({found.error or found.state}): see that more than half of them run")
+        return api.unlock_key() if found.autolock else ""
 
     def _set_own_availability(self, member: Member) -> None:
         api = self._connect()
@@ -174,13 +190,12 @@ class EngineApplier:
             applier.do(step)
         applier.verify((member,))
 
-    def _patiently(self, act: Callable[[], None]) -> None:
+    def _patiently(self, act: Callable[[], T]) -> T:
         """Repeat what a manager refuses until it has found its leader again after a restart."""
         waited = 0.0
         while True:
             try:
-                act()
-                return
+                return act()
             except EngineError:
                 if waited >= self._timeout:
                     raise

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import wheels
+from .config import REPO
 from .say import LabError
 
 Say = Callable[[str], None]
@@ -33,7 +35,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Debian suites and the packages unpacked from them; their maintainer scripts are not run.
 _TOOLS = ("bash", "dash", "coreutils", "libc-bin", "curl", "base-files")
 SUITES = {
-    "trixie": (*_TOOLS, "nginx", "haproxy", "docker-registry", "python3-minimal", "libpython3-stdlib"),
+    "trixie": (*_TOOLS, "nginx", "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6"),
     "sid": (*_TOOLS, "llama.cpp"),
 }
 _COREUTILS = (
@@ -112,6 +114,8 @@ class Recipe:
     :param links: symbolic links, as path and target.
     :param dirs: directories, as path to mode and owner.
     :param copies: files from beside the lab, as path in the image to source.
+    :param lock: the wheels of this lock lie in /wheels, where pip finds them.
+    :param package: the files of this one package of the lock are in the image, in place of wheels.
     :param config: the image's configuration as container engines know it.
     """
 
@@ -124,6 +128,8 @@ class Recipe:
     links: dict[str, str] = field(default_factory=dict)
     dirs: dict[str, tuple[int, int]] = field(default_factory=dict)
     copies: dict[str, Path] = field(default_factory=dict)
+    lock: Path | None = None
+    package: str = ""
 
 
 RECIPES = (
@@ -200,6 +206,40 @@ RECIPES = (
         copies={"usr/bin/ollama": STANDINS / "ollama" / "ollama.py"},
     ),
 )
+# What the chat service stands on. The wheels are large, so these are built where they are asked for.
+_LIBRARIES = tuple(
+    f"usr/lib/*-linux-gnu/{name}" for name in ("libstdc++.so.6", "libgcc_s.so.1", "librt.so.1", "libdl.so.2", "libpthread.so.0")
+)
+_UNNEEDED = ("__pycache__", "idlelib", "test", "tkinter")
+CHAT_RECIPES = (
+    Recipe(
+        "python",
+        "llm/python:3.13",
+        "trixie",
+        ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*", "usr/lib/python3/dist-packages/pip", *_LIBRARIES),
+        {"Cmd": ["python3"], "Env": ["PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "LANG=C.UTF-8"]},
+        drop=("EXTERNALLY-MANAGED", *_UNNEEDED),
+        links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13"},
+        # Debian's pip does not start without; nothing is fetched with it.
+        copies={"etc/ssl/certs/ca-certificates.crt": Path("/etc/ssl/certs/ca-certificates.crt")},
+        lock=REPO / "roles" / "llm_services" / "files" / "chat" / "requirements.txt",
+    ),
+    Recipe(
+        "chroma",
+        "llm/chroma:1.5.9",
+        "trixie",
+        ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*", *_LIBRARIES),
+        {
+            "Entrypoint": ["/usr/local/bin/chroma"],
+            "Cmd": ["run", "--path", "/data", "--host", "0.0.0.0", "--port", "8000"],
+            "ExposedPorts": {"8000/tcp": {}},
+        },
+        drop=_UNNEEDED,
+        links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13"},
+        lock=REPO / "requirements" / "chroma.txt",
+        package="chromadb",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -216,15 +256,15 @@ class Entry:
 Entries = dict[str, Entry]
 
 
-def build_images(cache: Path, *, say: Say) -> dict[str, Path]:
+def build_images(cache: Path, *, say: Say, recipes: Sequence[Recipe] = RECIPES) -> dict[str, Path]:
     """Return the archive of every image, in ``docker load``'s format, building those that are missing.
 
     :param cache: a directory that is kept; archives are named by a hash of all that decides their content.
     :raises LabError: when a package tree cannot be made.
     """
-    archives = {recipe.name: cache / "images" / f"{recipe.name}-{_key(recipe)}.tar" for recipe in RECIPES}
+    archives = {recipe.name: cache / "images" / f"{recipe.name}-{_key(recipe)}.tar" for recipe in recipes}
     for suite in SUITES:
-        wanted = [recipe for recipe in RECIPES if recipe.suite == suite and not archives[recipe.name].exists()]
+        wanted = [recipe for recipe in recipes if recipe.suite == suite and not archives[recipe.name].exists()]
         if wanted:
             _build_suite(suite, wanted, archives, say)
     return archives
@@ -232,7 +272,7 @@ def build_images(cache: Path, *, say: Say) -> dict[str, Path]:
 
 def tags() -> dict[str, str]:
     """The name and tag every image carries in its archive."""
-    return {recipe.name: recipe.tag for recipe in RECIPES}
+    return {recipe.name: recipe.tag for recipe in (*RECIPES, *CHAT_RECIPES)}
 
 
 def _build_suite(suite: str, recipes: Sequence[Recipe], archives: dict[str, Path], say: Say) -> None:
@@ -259,6 +299,8 @@ def _key(recipe: Recipe) -> str:
     sources = [Path(__file__), *_overlay("base").values(), *_overlay(recipe.name).values(), *recipe.copies.values()]
     for path in sources:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    if recipe.lock:
+        digest.update(wheels.key(recipe.lock, recipe.package).encode())
     return digest.hexdigest()[:12]
 
 
@@ -286,11 +328,21 @@ def _base(tree: Path) -> Entries:
     return entries
 
 
-def _application(recipe: Recipe, tree: Path, base: Entries) -> Entries:
+def _packages(recipe: Recipe, cache: Path) -> dict[str, Path]:
+    """The wheels of the recipe's lock, or the files of its package."""
+    if recipe.lock is None:
+        return {}
+    if not recipe.package:
+        return {f"wheels/{wheel.name}": wheel for wheel in wheels.fetched(cache, recipe.lock).iterdir()}
+    top = wheels.unpacked(cache, recipe.lock, recipe.package)
+    return {f"usr/lib/python3/dist-packages/{path.relative_to(top)}": path for path in top.rglob("*") if path.is_file()}
+
+
+def _application(recipe: Recipe, tree: Path, base: Entries, cache: Path) -> Entries:
     """The layer of one image: what it needs and the base does not hold."""
     entries = _found(tree, recipe.paths, drop=recipe.drop)
     entries.update(_made(recipe.links, recipe.dirs))
-    entries.update(_copied({**_overlay(recipe.name), **recipe.copies}))
+    entries.update(_copied({**_overlay(recipe.name), **recipe.copies, **_packages(recipe, cache)}))
     return {path: entry for path, entry in entries.items() if path not in base}
 
 
@@ -397,7 +449,7 @@ def _layer(entries: Entries) -> bytes:
 
 def _pack(recipe: Recipe, tree: Path, base: Entries, archive: Path) -> int:
     """Write the archive and return its size; it appears under its name only when it is whole."""
-    layers = [_layer(base), _layer(_application(recipe, tree, base))]
+    layers = [_layer(base), _layer(_application(recipe, tree, base, archive.parent.parent))]
     digests = [hashlib.sha256(layer).hexdigest() for layer in layers]
     config = json.dumps(_config(recipe, digests), sort_keys=True).encode()
     name = f"{hashlib.sha256(config).hexdigest()}.json"

@@ -8,7 +8,8 @@
 /v1/chat/completions; `ollama list|ps|show|run|create` are its clients. Environment as Ollama's: OLLAMA_HOST, OLLAMA_MODELS,
 OLLAMA_NUM_PARALLEL, OLLAMA_MAX_QUEUE, OLLAMA_CONTEXT_LENGTH. Its own, for tests: STANDIN_TOKENS (tokens of an answer),
 STANDIN_FIRST_TOKEN_S and STANDIN_TOKEN_S (delays); a request may set them for itself: "standin": {"tokens": 3, "first_token_s": 0.5,
-"token_s": 0.1}. The answer counts its tokens, so a test sees a lost or a doubled one.
+"token_s": 0.1}. The answer counts its tokens, so a test sees a lost or a doubled one. GET /standin/waiting: for how many seconds each
+request has waited for its first token, by what the request calls itself ("standin": {"via": "edge"}).
 """
 
 from __future__ import annotations
@@ -123,6 +124,14 @@ class Engine:
             "token_s": float(setting("STANDIN_TOKEN_S", "0")),
         }
         self.loaded: dict[str, Json] = {}
+        self.waiting: dict[int, tuple[str, float]] = {}
+
+    def waits(self) -> dict[str, list[float]]:
+        """Seconds that requests have waited for their first token, by what they call themselves."""
+        found: dict[str, list[float]] = {}
+        for via, begun in list(self.waiting.values()):
+            found.setdefault(via, []).append(time.monotonic() - begun)
+        return found
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -151,7 +160,10 @@ class Engine:
     def answer(self, limit: int | None, wish: Json | None) -> Iterator[str]:
         """The tokens of an answer, each with its number."""
         pace = {**self.pace, **(wish or {})}
+        thread = threading.get_ident()
+        self.waiting[thread] = (str(pace.get("via", "")), time.monotonic())
         time.sleep(pace["first_token_s"])
+        self.waiting.pop(thread)
         count = int(pace["tokens"]) if limit is None or limit < 0 else min(limit, int(pace["tokens"]))
         for number in range(1, count + 1):
             if number > 1:
@@ -174,6 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             "/api/version": lambda: {"version": VERSION},
             "/api/tags": lambda: {"models": models()},
             "/api/ps": lambda: {"models": list(self.engine.loaded.values())},
+            "/standin/waiting": self.engine.waits,
             "/v1/models": lambda: {"object": "list", "data": [_openai_model(model) for model in models()]},
         }
         if self.path == "/":

@@ -212,7 +212,7 @@ def test_wiping_and_partitioning_take_these_commands() -> None:
     assert tools.calls[-3] == ("sfdisk", "--wipe", "always", "--wipe-partitions", "always", DEVICE)
 
 
-@pytest.mark.parametrize("back", range(1, 8))
+@pytest.mark.parametrize("back", range(1, 9))
 def test_a_failure_at_any_command_is_told(back: int) -> None:
     made = planned(disk(None, ["it carries ext4"]), wipe=[DEVICE])
     whole = Tools()
@@ -222,7 +222,14 @@ def test_a_failure_at_any_command_is_told(back: int) -> None:
         made.carry_out(Applier(tools, exists=lambda path: True).do)
     assert "it broke" in str(caught.value)
     assert len(tools.calls) == tools.fail_at
-    assert caught.value.done == (tuple(made.sentences[:1]) if back <= 3 else ())
+    assert caught.value.done == (tuple(made.sentences[:1]) if back <= 4 else ())
+
+
+def test_a_disk_that_got_something_since_it_was_planned_is_left_alone() -> None:
+    tools = Tools(answer=Completed(0, '{"signatures": [{"type": "ext4", "label": "home"}]}', ""))
+    with pytest.raises(StepFailed, match="since the plan was made it changed: it carries ext4 named home") as caught:
+        planned(disk()).carry_out(Applier(tools, exists=lambda path: True).do)
+    assert (caught.value.done, [call[0] for call in tools.calls]) == ((), ["wipefs"])
 
 
 def test_links_that_do_not_appear_are_named() -> None:

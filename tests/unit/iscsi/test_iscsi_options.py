@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.model 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.options import parse_wanted
 from ansible_collections.selfhosted.llm_stack.plugins.modules import iscsi_target
 from fake_rtslib import Library
+from results import shown
 from samples import DUMP, INITIATOR, OTHER, PASSWORD, SECRETS, WWN, Host, acl, lun, option
 
 COLLECTIONS = Path(__file__).resolve().parents[3] / "build" / "collections"
@@ -189,8 +190,9 @@ def run(options: dict[str, Any], path: Path) -> dict[str, Any]:
         cwd=path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(COLLECTIONS), *sys.path])},
     )
-    assert SECRETS not in ended.stdout + ended.stderr
-    return dict(json.loads(ended.stdout))
+    result = shown(ended.stdout)
+    assert SECRETS not in json.dumps(result) + ended.stderr
+    return result
 
 
 WRONG_TYPES = [

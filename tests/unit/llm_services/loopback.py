@@ -60,8 +60,8 @@ class Chain:
         self.engines: list[subprocess.Popen[bytes]] = []
         self.port, self.native, self.balancer, self.keys = free_port(), free_port(), free_port(), free_port()
         try:
-            ports = [self._engine(number, environment or {}) for number in range(engines)]
-            self._balancer([f"127.0.0.1:{port}" for port in ports], changes)
+            self.ports = [self._engine(number, environment or {}) for number in range(engines)]
+            self._balancer([f"127.0.0.1:{port}" for port in self.ports], changes)
             self._edge(changes)
             self._until_healthy()
         except BaseException:
@@ -92,7 +92,7 @@ class Chain:
             "__llm_services_metrics_port": free_port(),
             "__llm_services_keys_port": self.keys,
         }
-        (self.place / "edge_keys").write_text(render("edge-keys.map.j2"))
+        (self.place / "edge_keys").write_text(render("edge-keys.map.j2", **changes))
         text = render("haproxy.cfg.j2", __llm_services_servers=servers, **ports, **changes).replace("bind :", "bind 127.0.0.1:")
         text = text.replace("/run/secrets", str(self.place))
         path = self.place / "haproxy.cfg"

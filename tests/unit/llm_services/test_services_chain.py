@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from loopback import AUTHORIZED, KEY, QUESTION, Chain, edge_files, program
 from services import render
+
+pytestmark = pytest.mark.one_core
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,24 @@ def test_ollama_s_own_api_streams_and_its_models_cannot_be_changed(chain: Chain)
         assert chain.ask("POST", f"/api/{route}", {}, headers=AUTHORIZED, native=True).status == 403
 
 
+def test_a_key_that_asks_too_often_is_told_so_and_the_others_go_on(tmp_path: Path) -> None:
+    keys = [
+        {"name": "team", "key": KEY, "requests_per_minute": 5},
+        {"name": "free", "key": "a-key-without-limits", "requests_per_minute": 0},
+    ]
+    chain = Chain(tmp_path, engines=1, llm_services_api_keys=keys)
+    try:
+        answers = [chain.ask("GET", "/v1/models", headers=AUTHORIZED) for _number in range(8)]
+        assert [answer.status for answer in answers] == [200] * 5 + [429] * 3
+        assert answers[-1].headers["Retry-After"] == "10"
+        assert json.loads(answers[-1].text)["error"]["code"] == "rate_limit_exceeded"
+        assert chain.ask("GET", "/api/tags", headers=AUTHORIZED, native=True).status == 429
+        free = {"Authorization": "Bearer a-key-without-limits"}
+        assert {chain.ask("GET", "/v1/models", headers=free).status for _number in range(8)} == {200}
+    finally:
+        chain.end()
+
+
 def test_a_body_of_100_kilobytes_arrives(chain: Chain) -> None:
     long = {**QUESTION, "messages": [{"role": "user", "content": "x" * 100_000}], "max_tokens": 1}
     assert chain.ask("POST", "/v1/chat/completions", long, headers=AUTHORIZED).status == 200
@@ -134,6 +155,28 @@ def ask_in_threads(chain: Chain, count: int) -> list[Any]:
     for thread in threads:
         thread.join()
     return answers
+
+
+def test_the_engine_that_has_the_model_is_asked_and_any_other_when_it_is_lost(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, environment={"STANDIN_TOKENS": "1", "OLLAMA_NUM_PARALLEL": "8"}, engines=3, llm_services_parallel=8)
+    try:
+        load = urllib.request.Request(f"http://127.0.0.1:{chain.ports[1]}/api/generate", json.dumps({"model": "tiny"}).encode())
+        urllib.request.urlopen(load, timeout=10).close()
+        time.sleep(2)
+        slow = {**QUESTION, "standin": {"tokens": 1, "first_token_s": 1.5}}
+        asked = [chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED) for _number in range(6)]
+        assert {answer.headers["X-LLM-Engine"].split()[0] for answer in asked} == {"engine2"}
+        waiting: list[Any] = []
+        thread = threading.Thread(target=lambda: waiting.append(chain.ask("POST", "/v1/chat/completions", slow, headers=AUTHORIZED)))
+        thread.start()
+        time.sleep(0.5)
+        chain.engines[1].kill()
+        thread.join()
+        assert waiting[0].status == 200
+        assert waiting[0].headers["X-LLM-Engine"].startswith("other")
+        assert chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED).status == 200
+    finally:
+        chain.end()
 
 
 def test_a_full_queue_says_so_at_once(tmp_path: Path) -> None:

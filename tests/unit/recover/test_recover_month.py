@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "sim"))
 from models import MODELS, Model, has_room, next_outage
 from month import CHEAP, ENGINES, FULL, HOUR, POLICY, START, Life, Naive, Recovered, World, covered, month, most_at_once
 
+pytestmark = pytest.mark.one_core
+
 
 def test_time_with_an_engine_is_counted_once() -> None:
     assert covered([(0, 10), (5, 12), (20, 21)]) == 13

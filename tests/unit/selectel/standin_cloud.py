@@ -10,7 +10,6 @@ sleeping moves. It can lack capacity, fill a quota, strip tags, and fail any req
 from __future__ import annotations
 
 import copy
-import itertools
 import threading
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -93,8 +92,10 @@ class StandinCloud:
         ]
         self.networks = [{"id": "n-lan", "name": "lan"}, {"id": "n-ext", "name": "ext"}]
         self.groups = [{"id": "g-ssh", "name": "ssh"}, {"id": "g-def", "name": "default"}]
-        self._ids = itertools.count(1)
-        self._ips = itertools.count(10)
+        # What slow requests have yet to do, and when.
+        self.pending: list[tuple[float, Callable[[], object]]] = []
+        self._ids = 0
+        self._ips = 9
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "lock"}
@@ -160,10 +161,19 @@ class StandinCloud:
         return datetime.fromtimestamp(int(self.now), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _id(self, kind: str) -> str:
-        return f"{kind}-{next(self._ids):04d}"
+        self._ids += 1
+        return f"{kind}-{self._ids:04d}"
+
+    def _ip(self) -> int:
+        self._ips += 1
+        return self._ips
 
     def _tick(self) -> None:
-        """Let tasks end whose time has come."""
+        """Let requests and tasks end whose time has come."""
+        due = [act for at, act in self.pending if self.now >= at]
+        self.pending = [(at, act) for at, act in self.pending if self.now < at]
+        for act in due:
+            act()
         for server in list(self.servers.values()):
             until = server["_until"]
             if until is not None and self.now >= until[0]:
@@ -361,7 +371,7 @@ class StandinCloud:
 
     def _new_port(self, body: dict[str, Any]) -> dict[str, Any]:
         name = self._id("port")
-        address = body.get("fixed_ips") or [{"ip_address": f"10.0.0.{next(self._ips)}"}]
+        address = body.get("fixed_ips") or [{"ip_address": f"10.0.0.{self._ip()}"}]
         port = {
             "id": name,
             "network_id": body.get("network_id", "n-lan"),
@@ -383,7 +393,7 @@ class StandinCloud:
             if any(one["port_id"] == body["port_id"] for one in self.addresses.values()):
                 return refusal(409, "Cannot associate floating IP: the fixed IP already has one")
             name = self._id("fip")
-            address = f"203.0.113.{next(self._ips)}"
+            address = f"203.0.113.{self._ip()}"
             self.addresses[name] = {"id": name, "floating_ip_address": address, **body}
             return Response(201, {"floatingip": self.addresses[name]})
         if parts[0] not in self.addresses:

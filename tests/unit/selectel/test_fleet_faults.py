@@ -119,6 +119,21 @@ def test_a_second_run_in_the_middle_of_a_replacement(number: int, how: str) -> N
     settle(cloud)
 
 
+@pytest.mark.parametrize("number", range(3), ids=CREATE[:3])
+def test_a_cloud_that_answers_later_than_anyone_waits_makes_nothing_twice(number: int) -> None:
+    cloud = StandinCloud()
+
+    def late(answer: Answer) -> Response | None:
+        cloud.now += 30
+        cloud.pending.append((cloud.now + 20, answer))
+        raise Cut("Read timed out.")
+
+    cloud.fault = at_write(number, late)
+    assert run_fleet(cloud, **OPTIONS).ok
+    assert (len(cloud.servers), len(cloud.ports), len(cloud.volumes), cloud.orphans()) == (1, 1, 1, [])
+    assert shape(cloud) == CREATE
+
+
 def raced(cloud: StandinCloud, number: int, how: str) -> None:
     def act(answer: Answer) -> Response | None:
         cloud.fault = None

@@ -42,7 +42,7 @@ def as_kept(spec: dict[str, Any]) -> dict[str, Any]:
     kept = copy.deepcopy(spec)
     kept.update(Name="web_server", Labels={"com.docker.stack.namespace": "web", "com.docker.stack.image": "x"})
     container = kept["TaskTemplate"]["ContainerSpec"]
-    container["Image"] += "@sha256:0123"
+    container["Image"] += "" if "@" in container["Image"] else "@sha256:0123"
     container["Labels"] = {"com.docker.stack.namespace": "web"}
     for kind in ("Config", "Secret"):
         for reference in container[f"{kind}s"]:
@@ -68,6 +68,22 @@ def test_on_an_empty_swarm_everything_is_made_in_order() -> None:
         f"Create secret {KEY.full_name('web')}",
         "Deploy stack web: create web_server",
     ]
+
+
+def test_an_image_named_by_its_digest_is_compared_with_it() -> None:
+    goal = wanted(image="registry.test/server@sha256:aaaa")
+    assert plan(converged(goal), goal).steps == ()
+    found = plan(converged(wanted(image="registry.test/server@sha256:bbbb")), goal)
+    assert "TaskTemplate.ContainerSpec.Image" in str(found.diff)
+
+
+def test_networks_are_compared_in_one_order() -> None:
+    goal = wanted(networks=["net", "another"])
+    here = converged(goal)
+    attached = here.services[0].spec["TaskTemplate"]["Networks"]
+    attached[0]["Target"] = "another"
+    attached.reverse()
+    assert plan(here, goal).steps == ()
 
 
 def test_when_nothing_differs_nothing_is_done() -> None:

@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
     "storage_host_datasets": [{"name": "llm", "properties": {"atime": "off"}}, {"name": "llm/data"}],
     "storage_host_nfs_exports": [{"path": "/llm/data", "clients": ["10.0.0.0/24"], "options": "rw,sync,no_subtree_check"}],
     "storage_host_iscsi_targets": [{"portals": ["10.0.0.1:3260", "[fd00::1]:3261"]}],
-    "storage_host_snapshots": [{"dataset": "llm/data", "recursive": True, "hourly": 6}],
+    "storage_host_snapshots": [{"dataset": "llm/data", "recursive": True, "hourly": 6}, {"dataset": "copy", "take": "no"}],
     "storage_host_firewall": {"nfs": ["10.0.0.0/24", "fd00::/64"], "iscsi": ["10.0.0.31"], "https": []},
 }
 EXPORT = {"path": "/x", "clients": ["10.0.0.0/24"]}
@@ -116,7 +116,7 @@ def test_the_firewall_holds_what_is_declared_and_nothing_of_other_services(ran: 
 def test_sanoid_gets_every_period_said(ran: tuple[str, Path]) -> None:
     lines = (ran[1] / "sanoid.conf").read_text().splitlines()
     assert lines[0].startswith("# Written by the role selfhosted.llm_stack.storage_host.")
-    assert lines[2:] == [
+    assert lines[2:12] == [
         "[llm/data]",
         "recursive = yes",
         "frequently = 0",
@@ -128,6 +128,7 @@ def test_sanoid_gets_every_period_said(ran: tuple[str, Path]) -> None:
         "autosnap = yes",
         "autoprune = yes",
     ]
+    assert lines[-2:] == ["autosnap = no", "autoprune = yes"], "what a replication brings is only pruned"
 
 
 def test_the_distributions_scrub_is_off_beside_what_is_declared_of_the_pool(ran: tuple[str, Path]) -> None:

@@ -84,7 +84,10 @@ class Host:
 
     def info(self) -> dict[str, Any]:
         swarm: dict[str, Any] = {"LocalNodeState": self.state, "NodeID": "n1" if self.state != "inactive" else ""}
-        if self.manager:
+        if self.manager and self.leaderless:
+            self.leaderless -= 1
+            swarm.update(ControlAvailable=True, Cluster=None, Error="The swarm does not have a leader.")
+        elif self.manager:
             swarm.update(ControlAvailable=True, Cluster={"ID": CLUSTER, "Spec": self.spec})
         found = {"Name": "gpu2", "ServerVersion": "26.1.5", "DockerRootDir": str(self.paths.data_root), "Swarm": swarm}
         return {**found, "ContainersRunning": int(self.tasks_run)}
@@ -355,6 +358,22 @@ def test_a_locked_manager_is_unlocked_after_its_restart(host: Host) -> None:
     plan = host.run_module(replace(MADE, init=Init()))
     assert host.calls == ["dockerd --validate", "systemctl restart", "unlock"]
     assert KEY not in repr(plan)
+
+
+def test_a_locking_manager_is_not_restarted_before_it_could_tell_its_key(host: Host) -> None:
+    manager_with_a_task(host)
+    host.tasks_run = False
+    host.spec["EncryptionConfig"] = {"AutoLockManagers": True}
+    real = host.run
+
+    def validated(argv: Any, **kept: Any) -> Completed:
+        # Another manager is restarted between the plan and our restart.
+        host.leaderless = 3 if "--validate" in argv else host.leaderless
+        return real(argv, **kept)
+
+    host.run = validated  # type: ignore[method-assign]
+    host.run_module(replace(MADE, init=Init()))
+    assert (host.calls, host.leaderless) == (["dockerd --validate", "systemctl restart", "unlock"], 0)
 
 
 def test_the_swarms_settings_against_another_writer(host: Host) -> None:

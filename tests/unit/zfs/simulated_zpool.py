@@ -238,7 +238,8 @@ class SimulatedZfs(Runner):
         return SimLeaf(shown, str(next(self._guids)))
 
     def _vdevs(self, pool: SimPool, words: list[str]) -> None:
-        use, kind, devices = "data", "stripe", []
+        use, kind = "data", "stripe"
+        devices: list[str] = []
         for word in [*words, "end"]:
             heading = word in {*_CLASSES, "end"} or _KIND.match(word)
             if heading and devices:

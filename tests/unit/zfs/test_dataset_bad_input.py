@@ -12,6 +12,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner
 from ansible_collections.selfhosted.llm_stack.plugins.modules import zfs_dataset
+from results import shown
 
 SECRET = "correct horse battery"
 PLAIN = {"name": "p/a"}
@@ -155,8 +156,7 @@ def test_bad_input_runs_nothing(
     monkeypatch.setattr(Runner, "has", lambda self, program: True)
     with patch_module_args({"datasets": datasets}), pytest.raises(SystemExit):
         zfs_dataset.main()
-    said = capsys.readouterr().out
-    result = json.loads(said)
+    result = shown(capsys.readouterr().out)
     assert text in result["msg"]
     assert (result["failed"], result.get("changed", False), ran) == (True, False, [])
-    assert SECRET not in said
+    assert SECRET not in json.dumps(result)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._disk.probe import BlockDevice
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import Refused
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.pool import declare, devices, match, model, plan, scene
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.pool import declare, devices, match, model, plan, read, scene
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._zfs.pool.advise import Host
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,6 +59,7 @@ def plan_found(
     ashifts: Any = None,
     sector: int = 512,
     logical: int = 512,
+    room: int = 0,
     host: Any = None,
     there: Any = None,
     **options: Any,
@@ -67,7 +68,8 @@ def plan_found(
     given = {"name": name, "vdevs": vdevs, **options}
     want, guards = declare.declare_pool(given), declare.declare_guards(given, rehearsal=False)
     have = replace(status(recording)[name], properties={**FOUND, **FEATURES, **(found or {})})
-    view = scene.Scene(want, have, guards, IDENTITY, ashifts=ashifts or {})
+    geometry = {name: read.Geometry(shift, room) for name, shift in (ashifts or {}).items()}
+    view = scene.Scene(want, have, guards, IDENTITY, geometry=geometry)
     view = replace(view, candidates={path: blank(path, sector=sector, logical=logical) for path in view.arrivals} | (there or {}))
     return plan.plan_existing(view, host or Host())
 
@@ -209,6 +211,11 @@ NOT_DONE = [
         "its sectors have 4096 bytes, and ZFS cannot write the 512 bytes of ashift=9 to it. Use another disk.",
     ),
     (
+        swapped(0, devices=["/dev/disk/by-id/virtio-SPARE0", "/dev/x"]),
+        {"ashifts": {"#0": 12}, "room": 1 << 33},
+        "Refusing to take /dev/x into mirror-0 of pool llm: it has 4 GiB, of which ZFS can use",
+    ),
+    (
         swapped(0, devices=[*LLM[0]["devices"], "/dev/x"]),
         {"found": {"checkpoint": "4096"}},
         "it has a checkpoint, and ZFS attaches, replaces and removes nothing until that is given up. Run `zpool checkpoint -d llm`",
@@ -318,6 +325,13 @@ def test_no_second_expansion_while_one_is_under_way() -> None:
 def test_a_feature_that_the_same_run_enables_may_be_used() -> None:
     planned = plan_raidz(WIDER, found={"feature@raidz_expansion": "disabled"}, properties={"feature@raidz_expansion": "enabled"})
     assert commands(planned) == ["zpool set feature@raidz_expansion=enabled h1rz", "zpool attach h1rz raidz2-0 /dev/x"]
+
+
+def test_a_disk_that_has_just_the_room_is_taken() -> None:
+    usable = (1 << 32) - 9 * 1024 * 1024 - 4608 * 1024
+    same = swapped(0, devices=["/dev/disk/by-id/virtio-SPARE0", "/dev/x"])
+    assert len(commands(plan_found(same, ashifts={"#0": 12}, room=usable))) == 1
+    assert "Use a larger one." in refused(plan_found(same, ashifts={"#0": 12}, room=usable + 1))
 
 
 def test_what_the_flags_allow() -> None:

@@ -91,6 +91,12 @@ def test_a_lost_disk_in_json_has_its_guid_and_the_usual_state() -> None:
     assert (leaf.name, leaf.guid, leaf.was, leaf.state) == ("588390236153521678", "588390236153521678", "/var/tmp/pool/a", "UNAVAIL")
 
 
+def test_a_path_whose_disk_is_gone_is_used_by_no_pool() -> None:
+    names = facts.names_in_use(status("lost_disk-2.3.9.json").values())
+    assert "/var/tmp/pool/a" not in names
+    assert set(names.values()) == {"wpoola"}
+
+
 def test_raidz_draid_and_removed_vdevs() -> None:
     pools = status("raidz_draid_removed-2.3.9.txt")
     assert [(group.use, group.kind, len(group.members)) for group in pools["h1rz"].groups] == [
@@ -109,6 +115,40 @@ def test_a_distributed_spare_in_use_is_no_device_of_its_own() -> None:
     assert [group.use for group in pool.groups] == ["data"]
     assert pool.groups[0].members[0].paths == ("/var/tmp/pool/c", "draid1-0-0")
     assert (pool.scan.kind, pool.scan.state) == ("resilver", "running")
+
+
+def test_2_1_as_recorded() -> None:
+    whole = status("all_classes-2.1.11.txt")["wpoola"]
+    assert [(group.use, group.kind, group.name) for group in whole.groups] == [
+        ("data", "mirror", "mirror-0"),
+        ("dedup", "mirror", "mirror-2"),
+        ("special", "mirror", "mirror-1"),
+        ("log", "mirror", "mirror-3"),
+        ("cache", "stripe", "/var/tmp/pool/i"),
+        ("spare", "stripe", "/var/tmp/pool/j"),
+    ]
+    assert status("scrub-2.1.11.txt")["wpoola"].scan == model.Scan("scrub", "finished", 100.0)
+    assert [leaf.state for leaf in status("offline-2.1.11.txt")["wpoola"].groups[0].leaves] == ["ONLINE", "OFFLINE"]
+    assert [leaf.initialized for leaf in status("initializing-2.1.11.txt")["wpoola"].groups[0].leaves] == ["done", "no"]
+    lost = status("lost_disk-2.1.11.txt")["wpoola"].groups[0].leaves[1]
+    assert (lost.guid, lost.was, lost.state) == ("8125958013427185251", "/var/tmp/pool/b", "UNAVAIL")
+    standing_in = status("spare_in_use-2.1.11.txt")["wpoola"].groups[0].members[1]
+    assert standing_in.paths == ("8125958013427185251", "/var/tmp/pool/b", "/var/tmp/pool/j")
+    (found,) = status_text.parse_importable(text("import-2.1.11.txt"))
+    assert {group.use for group in found.pool.groups} == {"data", "cache", "spare", "dedup", "special", "log"}
+    known = read.parse_geometry(text("zdb-2.1.11.txt"))
+    assert {found.ashift for group in whole.groups if group.use in model.VITAL and (found := read.geometry_of(group, known))} == {12}
+
+
+def test_2_1_with_a_replacement_a_distributed_spare_and_a_pool_of_another_host() -> None:
+    replacing = status("replacing-2.1.11.txt")["wpoola"]
+    assert replacing.groups[0].members[0].paths == ("/var/tmp/pool/a", "/var/tmp/pool/g")
+    assert (replacing.groups[0].members[0].standing, replacing.scan) == ("replacing", model.Scan("resilver", "running", 6.85))
+    draid = status("draid_spared-2.1.11.txt")["wpoold"]
+    assert [(group.use, group.kind, len(group.members)) for group in draid.groups] == [("data", "draid1:2d:5c:1s", 5)]
+    assert draid.groups[0].members[0].paths == ("/var/tmp/pool/r1", "draid1-0-0")
+    (other,) = status_text.parse_importable(text("import_other_host-2.1.11.txt"))
+    assert (other.name, other.other_host, other.in_use) == ("wpoolh", True, False)
 
 
 def test_2_1_with_notes_an_indirect_vdev_and_a_second_pool() -> None:
@@ -174,10 +214,18 @@ def test_importable() -> None:
 
 
 def test_sector_sizes_of_vdevs_are_found_by_number_guid_and_path() -> None:
-    found = read.parse_ashifts(text("zdb-2.3.9.txt"))
-    assert {found["#0"], found["16844793269772895269"], found["/var/tmp/pool/e"]} == {12}
+    found = read.parse_geometry(text("zdb-2.3.9.txt"))
+    # Of 129499136 bytes, seven metaslabs of 16 MiB.
+    assert {found["#0"], found["16844793269772895269"], found["/var/tmp/pool/e"]} == {read.Geometry(12, 7 << 24)}
     groups = status("all_classes-2.3.9.json")["wpoola"].groups
-    assert [read.ashift_of(group, found) for group in groups] == [12, 12, 12, None]
+    assert [read.geometry_of(group, found) for group in groups] == [*[read.Geometry(12, 7 << 24)] * 3, None]
+
+
+def test_a_raidz_wants_its_share_of_each_device() -> None:
+    values = {"type": "'raidz'", "guid": 5, "ashift": 12, "asize": 100 << 20, "metaslab_shift": 24}
+    lines = ["            children[0]:", *(f"                {name}: {value}" for name, value in values.items())]
+    lines += [f"                children[{number}]:" for number in range(3)]
+    assert read.parse_geometry("\n".join(lines))["5"] == read.Geometry(12, (96 << 20) // 3)
 
 
 def test_usage_where_the_status_does_not_tell() -> None:

@@ -20,13 +20,13 @@ from ..values import same
 from .advise import Host
 from .devices import Candidate
 from .draft import Command, Draft, SettleData, WipeData
-from .facts import names_of, read_datasets_of, read_devices, read_host, read_usage
+from .facts import names_in_use, read_datasets_of, read_devices, read_host, read_usage
 from .life import find_importable
 from .match import Identity
 from .model import FoundPool, Guards, Importable, Pool
 from .plan import plan_absent, plan_existing, plan_import, plan_new
 from .properties import plan_properties
-from .read import allowed_features, read_ashifts, read_importable, read_pools, read_properties, search_places
+from .read import allowed_features, read_geometry, read_importable, read_pools, read_properties, search_places
 from .report import describe
 from .scene import Scene
 
@@ -89,8 +89,8 @@ class PoolKeeper:
         drifted = not same("ashift", self._want.properties.get("ashift", "0"), scene.have.properties.get("ashift", "0"))
         if not arriving and not ("ashift" in self._want.properties and drifted):
             return scene
-        ashifts = read_ashifts(self._runner, scene.have.name) if scene.have.properties else {}
-        return replace(scene, candidates=self._candidates(arriving, pools), ashifts=ashifts)
+        geometry = read_geometry(self._runner, scene.have.name) if scene.have.properties else {}
+        return replace(scene, candidates=self._candidates(arriving, pools), geometry=geometry)
 
     def _advice_for(self, have: FoundPool) -> tuple[FoundPool, Host]:
         """One process more: before ZFS 2.3 it tells how full special vdevs are where there are any, else what the datasets are."""
@@ -118,7 +118,7 @@ class PoolKeeper:
         return plan_new(self._want, importable, candidates, self._guards, read_host(), identity=self._identity)
 
     def _candidates(self, paths: Sequence[str], pools: Mapping[str, FoundPool]) -> dict[str, Candidate]:
-        used = {alias: pool for name, pool in names_of(pools.values()).items() for alias in member_aliases(name)}
+        used = {alias: pool for name, pool in names_in_use(pools.values()).items() for alias in member_aliases(name)}
         found = {}
         for path, device in probe(self._runner, paths).items():
             found[path] = Candidate(
@@ -198,9 +198,9 @@ class PoolKeeper:
         """Plan the properties that could not be read before, and set those that differ."""
         name = self._want.name
         have = replace(read_pools(self._runner)[name], properties=read_properties(self._runner, name))
-        ashifts = read_ashifts(self._runner, name) if "ashift" in self._want.properties else {}
+        geometry = read_geometry(self._runner, name) if "ashift" in self._want.properties else {}
         draft = Draft(name)
-        plan_properties(draft, Scene(self._want, have, self._guards, self._identity, ashifts=ashifts))
+        plan_properties(draft, Scene(self._want, have, self._guards, self._identity, geometry=geometry))
         if draft.reasons:
             raise StackError(" ".join(draft.reasons))
         for step in draft.steps:

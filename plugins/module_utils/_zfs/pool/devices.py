@@ -17,6 +17,10 @@ from .model import Guards, Vdev
 _FUZZ = 16 * 1024 * 1024
 # SPA_MINDEVSIZE: ZFS takes nothing smaller.
 _SMALLEST = 64 * 1024 * 1024
+# Four labels and the boot block. Of a whole disk, the first partition begins at 1 MiB and the ninth takes 8.
+_LABELS = 4608 * 1024
+_DIVIDED = 9 * 1024 * 1024
+_WHOLE = frozenset({"disk", "mpath"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Candidate:
     contents: tuple[str, ...] = ()
     pool: str = ""
     near: tuple[str, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for data: less the labels and, where ZFS divides a whole disk, less the table and the reserve."""
+        return self.device.size - _LABELS - (_DIVIDED if self.device.kind in _WHOLE else 0)
 
 
 Candidates = Mapping[str, Candidate]
@@ -68,9 +77,19 @@ def unfit(pool: str, candidate: Candidate, guards: Guards) -> str:
     if candidate.contents and device.real not in guards.wipe:
         return (
             f"Refusing to take {device.path} into pool {pool}: {'; '.join(candidate.contents)}, which would be lost."
-            f" Name another device under vdevs or, if nothing on it is needed, add {device.path} to wipe."
+            f" Name another device under vdevs or, if nothing on it is needed, add {device.path} to wipe.{_begun(candidate)}"
         )
     return ""
+
+
+def _begun(candidate: Candidate) -> str:
+    """A word on a table that nothing is in: ZFS writes one before its labels, and may have been cut off between the two.
+
+    It is no proof: a disk that was divided for others a moment ago looks the same. So it is only said.
+    """
+    if not all(phrase.startswith(("it has partitions", "it has a partition table")) for phrase in candidate.contents):
+        return ""
+    return " Nothing is in its partitions: this is also what a `zpool` leaves that was cut off while it took the disk."
 
 
 def _unusable(candidate: Candidate) -> str:

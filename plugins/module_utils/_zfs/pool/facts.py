@@ -113,6 +113,10 @@ def _sector(name: str, sys: str) -> int:
     return int(found) if found.isdigit() else 0
 
 
-def names_of(pools: Iterable[FoundPool]) -> dict[str, str]:
-    """The pool that each device belongs to, by every name the pools show."""
-    return {name: pool.name for pool in pools for group in pool.groups for leaf in group.leaves for name in leaf.names}
+def names_in_use(pools: Iterable[FoundPool]) -> dict[str, str]:
+    """The pool that each device belongs to, by every name the pools show.
+
+    A device that is gone is left out: what is at its path now is another, or has to be looked at like one.
+    """
+    leaves = ((pool.name, leaf) for pool in pools for group in pool.groups for leaf in group.leaves)
+    return {name: pool for pool, leaf in leaves if leaf.state != "UNAVAIL" for name in leaf.names}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ..values import show_size
 from .devices import judge
 from .draft import Command, Draft
 from .match import named_member
@@ -135,6 +136,12 @@ def _ashift_options(draft: Draft, scene: Scene, group: Group, device: str) -> tu
     ashift, candidate = scene.ashift(group), scene.candidates.get(device)
     if ashift is None or candidate is None:
         return ()
+    if candidate.device.size > 0 and candidate.room < scene.room(group):
+        draft.refuse(
+            f"Refusing to take {device} into {group.name} of pool {scene.want.name}: it has {show_size(candidate.device.size)}, of which"
+            f" ZFS can use {show_size(candidate.room)}, and the vdev needs {show_size(scene.room(group))} of each device. Use a larger one."
+        )
+        return None
     sector, logical = candidate.device.sector, candidate.device.logical
     told = f"Refusing to take {device} into {group.name} of pool {scene.want.name}: its sectors have"
     if logical > 1 << ashift:

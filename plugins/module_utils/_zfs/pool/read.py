@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Mapping
 
@@ -19,6 +20,18 @@ from .status_text import parse_importable, parse_status
 _VERSION = "/sys/module/zfs/version"
 _JSON_SINCE = (2, 3)
 _COMPATIBILITY = ("/etc/zfs/compatibility.d", "/usr/share/zfs/compatibility.d")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a top-level vdev demands of a device.
+
+    :param ashift: its sector size, as a power of two.
+    :param room: bytes that a device must have for data; 0 when it is not known.
+    """
+
+    ashift: int
+    room: int = 0
 
 
 def zfs_version(path: str = _VERSION) -> tuple[int, int]:
@@ -64,32 +77,43 @@ def read_importable(runner: Runner, files: Iterable[str]) -> list[Importable]:
     return parse_importable(ask(runner, argv, ok=(0, 1)).stdout)
 
 
-def read_ashifts(runner: Runner, pool: str) -> dict[str, int]:
-    """The sector size, as a power of two, of each top-level vdev, by number, GUID and path; empty where zdb cannot tell."""
+def read_geometry(runner: Runner, pool: str) -> dict[str, Geometry]:
+    """What each top-level vdev demands of a device, by number, GUID and path; empty where zdb cannot tell."""
     if not runner.has("zdb"):
         return {}
     try:
-        return parse_ashifts(runner.run(["zdb", "-C", pool], ok=(0, 1, 2)).stdout)
+        return parse_geometry(runner.run(["zdb", "-C", pool], ok=(0, 1, 2)).stdout)
     except CommandFailed:
         return {}
 
 
-def parse_ashifts(text: str) -> dict[str, int]:
+def parse_geometry(text: str) -> dict[str, Geometry]:
     """Read the configuration that ``zdb -C`` prints: the children of the root only."""
-    found: dict[str, int] = {}
+    found: dict[str, Geometry] = {}
     for block in re.split(r"(?m)^ {12}children\[\d+\]:", text)[1:]:
         values = dict(re.findall(r"(?m)^ {16}(\w+): '?(.+?)'?$", block))
         if "ashift" in values:
             names = [values.get("guid", ""), values.get("path", ""), f"#{values.get('id', '')}"]
-            found.update({name: int(values["ashift"]) for name in names if name})
+            children = len(re.findall(r"(?m)^ {16}children\[\d+\]:", block))
+            geometry = Geometry(int(values["ashift"]), _room(values, children))
+            found.update({name: geometry for name in names if name})
     return found
 
 
-def ashift_of(group: Group, ashifts: Mapping[str, int]) -> int | None:
+def _room(values: Mapping[str, str], children: int) -> int:
+    """Bytes that ZFS wants to find on each device: whole metaslabs, so a little less than what the smallest one has."""
+    asize, shift = values.get("asize", "0"), values.get("metaslab_shift", "0")
+    whole = int(asize) >> int(shift) << int(shift)
+    if values.get("type") == "raidz":
+        return whole // max(children, 1)
+    return 0 if values.get("type") == "draid" else whole
+
+
+def geometry_of(group: Group, known: Mapping[str, Geometry]) -> Geometry | None:
     """The one of a group that was found; None when it is not known."""
     numbered = re.search(r"-(\d+)$", group.name) if group.kind != "stripe" else None
     names = [group.guid, f"#{numbered.group(1)}" if numbered else "", *(name for leaf in group.leaves for name in leaf.names)]
-    return next((ashifts[name] for name in names if name in ashifts), None)
+    return next((known[name] for name in names if name in known), None)
 
 
 def allowed_features(compatibility: str, folders: Iterable[str] = _COMPATIBILITY) -> frozenset[str] | None:

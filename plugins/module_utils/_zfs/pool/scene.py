@@ -11,7 +11,7 @@ from typing import Mapping
 from .devices import Candidates
 from .match import Identity, Pairing, arrivals, pair, vacancies
 from .model import VITAL, FoundPool, Group, Guards, Leaf, Pool, Vdev
-from .read import ashift_of
+from .read import Geometry, geometry_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Scene:
     """One declared pool, what was found of it, and what is known of the devices that would come into it.
 
     :param candidates: the devices of :attr:`arrivals` and :attr:`vacancies`, looked at; none while these are not known.
-    :param ashifts: sector sizes of the vdevs as powers of two, as :func:`read.read_ashifts` gives them.
+    :param geometry: what the vdevs demand of a device, as :func:`read.read_geometry` gives it.
     """
 
     want: Pool
@@ -27,7 +27,7 @@ class Scene:
     guards: Guards
     identity: Identity
     candidates: Candidates = field(default_factory=dict)
-    ashifts: Mapping[str, int] = field(default_factory=dict)
+    geometry: Mapping[str, Geometry] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -51,7 +51,13 @@ class Scene:
 
     def ashift(self, group: Group) -> int | None:
         """Sector size of a vdev, as a power of two."""
-        return ashift_of(group, self.ashifts)
+        found = geometry_of(group, self.geometry)
+        return found.ashift if found else None
+
+    def room(self, group: Group) -> int:
+        """Bytes that a device must offer to join a vdev; 0 when it is not known."""
+        found = geometry_of(group, self.geometry)
+        return found.room if found else 0
 
     def common_ashift(self) -> int | None:
         """The one that all vdevs share whose loss is the loss of the pool; None when they differ or it is not known."""

@@ -88,7 +88,7 @@ def _pool(block: str) -> FoundPool:
 
 def _rows(block: str) -> list[_Row]:
     """The rows of the table, the first of which is the pool itself."""
-    table = re.search(r"^config:\s*\n\s*\n((?:\t.*\n?)*)", block, re.MULTILINE)
+    table = re.search(r"^ ?config:\s*\n\s*\n((?:\t.*\n?)*)", block, re.MULTILINE)
     found = [_ROW.match(line) for line in (table.group(1).splitlines() if table else ())]
     rows = [_Row(len(row["indent"]) // 2, row["name"], row["state"] or "", row["rest"] or "") for row in found if row]
     return [row for row in rows if not row.name.startswith("NAME ") and row.name != "NAME"]

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from . import sse
 from .context import invalid, key_name, plain, refused, services
+from .embed import EmbeddingError
 from .events import Chunk, Continued, Done, Event, Failed, Json, Lost
 from .models import ChatAnswer, ChatRequest, ErrorAnswer
 from .openai_api import Sending
@@ -47,7 +48,7 @@ def chat(body: ChatRequest) -> Response:
     if body.max_tokens:
         made.request["max_tokens"] = body.max_tokens
     record = services().usage.begin(key_name(), made.request["model"], "/api/chat", body.message)
-    return answer(made, record, stream=body.stream)
+    return answer(made, record, stream=body.stream or "text/event-stream" in request.headers.get("Accept", ""))
 
 
 def question(message: str, history: list[Json], collection: str | None) -> Question | Response:
@@ -61,7 +62,7 @@ def question(message: str, history: list[Json], collection: str | None) -> Quest
         return invalid(404, str(error), "no_collection")
     except Conflict as error:
         return invalid(409, str(error))
-    except Away as error:
+    except (Away, EmbeddingError) as error:
         return refused(Failed(503, str(error), retry_after=5))
     numbered = "\n\n".join(f"[{number}] {source.name}\n{source.text}" for number, source in enumerate(sources, 1))
     return Question({"messages": [{"role": "system", "content": f"{RULES}\n\n{numbered}"}, *messages]}, sources)

@@ -1,0 +1,53 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The scenarios of extensions/molecule whose machines are containers, on new ones. The others need the lab's virtual machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Iterator
+
+import pytest
+from labkit import network
+from labkit.artifacts import prepare, python
+from labkit.config import REPO
+from labkit.lab import Lab
+
+MACHINE = "manager1"
+pytestmark = pytest.mark.long
+
+
+def molecule(lab: Lab, scenario: str) -> int:
+    """Run a scenario and return how it ended."""
+    environment = {**lab.environment(), "PATH": f"{python().parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    argv = [*network.inside(lab.paths), str(python().with_name("molecule")), "test", "-s", scenario]
+    return subprocess.run(argv, cwd=REPO, env=environment, check=False, timeout=1800).returncode
+
+
+@pytest.fixture
+def new() -> Iterator[Lab]:
+    """A lab whose manager was never used, and is gone afterwards."""
+    lab = Lab()
+    kinds = {machine.spec.name: machine.spec.kind for machine in lab.machines()}
+    if MACHINE in kinds:
+        pytest.fail(f"{MACHINE} is in use here: end the lab with `make lab-down`, or run this in another checkout.")
+    lab.up([MACHINE])
+    prepare(lab.paths)
+    yield lab
+    lab.get(MACHINE).stop()
+    lab.get(MACHINE).discard()
+    lab._remember_kinds(kinds)
+    if not any(machine.running for machine in lab.machines()):
+        lab.down()
+
+
+@pytest.mark.parametrize("scenario", ["docker_engine", "swarm_manager", "registry"])
+def test_the_scenario_passes_on_a_new_machine(new: Lab, scenario: str) -> None:
+    assert molecule(new, scenario) == 0
+
+
+def test_the_scenario_llm_services_passes_on_new_machines(lab: Lab, models: str) -> None:
+    (lab.paths.state / "molecule-llm_services.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
+    assert molecule(lab, "llm_services") == 0

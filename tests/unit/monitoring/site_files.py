@@ -1,0 +1,144 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files the role writes, and what it refuses: one run of ansible-playbook for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLE = ROOT / "roles" / "monitoring"
+COLLECTIONS = ROOT / "build" / "collections"
+sys.path[:0] = [str(ROLE / "files" / "exporters"), str(Path(__file__).resolve().parent)]
+
+PASSWORD, BOT, HOOK = "a-password-of-the-tests", "123456:a-token-of-the-tests", "https://hooks.example.org/a-secret-of-the-tests"
+GOOD: dict[str, Any] = {
+    "monitoring_grafana_password": PASSWORD,
+    "monitoring_alerts": {
+        "email": {"to": "ops@example.org", "smarthost": "mail.example.org:587", "username": "ops", "password": PASSWORD},
+        "telegram": {"token": BOT, "chat": -100200},
+        "webhook": HOOK,
+    },
+    "monitoring_thresholds": {"budget": 100},
+    "monitoring_storage_address": "192.0.2.11",
+    "llm_services_chat": {"enabled": True},
+    "registry_address": "192.0.2.21:5000",
+    "storage_host_snapshots": [{"dataset": "llm/data"}],
+    "storage_host_nfs_exports": [{"path": "/llm"}],
+}
+# Another site, by its name: what differs from the one above.
+SITES: dict[str, dict[str, Any]] = {
+    "good": {},
+    "short": {"monitoring_durations_scale": "0.1"},
+    "plain": {
+        "monitoring_alerts": {},
+        "monitoring_thresholds": {},
+        "monitoring_gpu": "none",
+        "llm_services_chat": {},
+        "llm_services_engine": "llamacpp",
+        "monitoring_storage_targets": [],
+    },
+    "published": {"monitoring_grafana_port": 3000, "monitoring_gpu": "datacenter", "swarm_manager_encrypted_overlays": True},
+}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "password": (
+        {"monitoring_grafana_password": "admin"},
+        "monitoring_grafana_password has 5 characters and needs 12; Grafana is not started with its default password.",
+    ),
+    "mail": (
+        {"monitoring_alerts": {"email": {"to": "a@b.org"}}},
+        "monitoring_alerts cannot work like this: email. email needs to and smarthost",
+    ),
+    "telegram": ({"monitoring_alerts": {"telegram": {"token": BOT}}}, "monitoring_alerts cannot work like this: telegram."),
+    "webhook": ({"monitoring_alerts": {"webhook": "hooks.example.org"}}, "monitoring_alerts cannot work like this: webhook."),
+    "retention": ({"monitoring_retention": "a month"}, "monitoring_retention is a month (as in 30d)"),
+    "interval": ({"monitoring_interval": "1"}, "monitoring_interval 1 (5 or more)"),
+    "scale": ({"monitoring_durations_scale": 0}, "monitoring_durations_scale 0 (above 0)."),
+    "limit": ({"monitoring_thresholds": {"pool_full": 1}}, "monitoring_thresholds has pool_full, which is unknown or no number above 0."),
+    "negative": (
+        {"monitoring_thresholds": {"disk_free": -1}},
+        "monitoring_thresholds has disk_free, which is unknown or no number above 0.",
+    ),
+    "image": ({"monitoring_images": {"loki": "x:1"}}, "monitoring_images names loki, which no service uses."),
+}
+FILES = {
+    "prometheus.yml": "{{ __monitoring_by_name.prometheus_yml }}",
+    "rules.yml": "{{ __monitoring_rules }}",
+    "socket-proxy.cfg": "{{ __monitoring_by_name.proxy_cfg }}",
+    "alertmanager.yml": "{{ (__monitoring_secrets | first).content }}",
+    "stack.json": "{{ __monitoring_compose }}",
+    "configs.json": "{{ __monitoring_configs }}",
+    "secrets.json": "{{ __monitoring_secrets }}",
+    "storage.json": "{{ __monitoring_storage_files }}",
+}
+TASKS: list[dict[str, Any]] = [
+    {"ansible.builtin.include_role": {"name": "selfhosted.llm_stack.monitoring", "tasks_from": "options", "public": True}},
+    {
+        "ansible.builtin.copy": {"content": "{{ __monitoring_texts | to_json }}", "dest": "{{ place }}/{{ inventory_hostname }}.json"},
+        "vars": {
+            "__monitoring_texts": FILES,
+            "__monitoring_by_name": "{{ __monitoring_configs | selectattr('content', 'defined') | items2dict('name', 'content') }}",
+        },
+    },
+]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the run left.
+
+    :param output: its output with line breaks folded.
+    """
+
+    output: str
+    place: Path
+
+    def text(self, site: str, name: str) -> str:
+        """One file of a site."""
+        return (self.place / site / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Write the files of every site, and try what is refused."""
+    place = tmp_path_factory.mktemp("monitoring")
+    common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(place)}
+    hosts = {name: {**GOOD, **more} for name, more in SITES.items()}
+    hosts.update({f"refused_{name}": {**GOOD, **more} for name, (more, _text) in REFUSED.items()})
+    groups = {
+        "swarm_managers": {"hosts": {"manager1": {"ansible_host": "192.0.2.21"}}},
+        "storage_hosts": {
+            "hosts": {"storage1": {"ansible_host": "192.0.2.11", "storage_host_models_tokens": [{"name": "a", "token": "b" * 16}]}}
+        },
+        "sites": {"hosts": hosts, "vars": common},
+    }
+    (place / "hosts.json").write_text(json.dumps({"all": {"children": groups}}))
+    (place / "play.json").write_text(json.dumps([{"hosts": "sites", "gather_facts": False, "tasks": TASKS}]))
+    for folder in ("templates", "files"):
+        # The play looks beside itself for what the role finds in its own folders.
+        (place / folder).symlink_to(ROLE / folder)
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"}
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.json", "play.json"]
+    ended = subprocess.run(argv, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    for name in SITES:
+        assert (place / f"{name}.json").exists(), ended.stdout + ended.stderr
+        (place / name).mkdir()
+        for file, content in json.loads((place / f"{name}.json").read_text(encoding="utf-8")).items():
+            (place / name / file).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return Written(" ".join(ended.stdout.split()), place)
+
+
+def tool(*argv: str) -> str:
+    """Run a program that must accept what it is given; return what it says."""
+    ended = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout

@@ -1,0 +1,327 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every alert fires on what it is for and on nothing beside it, with its lengths of time as they are and shrunk to a tenth."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from site_files import ROOT, Written
+
+DAY, HOUR = 86400, 3600
+# A series and its values; {t} is a time of that many seconds before the evaluation, scaled as the rules are.
+Series = dict[str, str]
+pytestmark = pytest.mark.one_core
+
+# By alert: what makes it fire, and what must not although it is near.
+CASES: dict[str, tuple[Series, Series]] = {
+    "TargetDown": ({'up{job="cadvisor",instance="gpu1"}': "0x99"}, {'up{job="cadvisor",instance="gpu1"}': "1x99"}),
+    "AlertsNotSent": (
+        {'alertmanager_notifications_failed_total{integration="email"}': "0+9x99"},
+        {'alertmanager_notifications_failed_total{integration="email"}': "9x99"},
+    ),
+    "ZfsPoolNotOnline": (
+        {'node_zfs_zpool_state{zpool="llm",state="degraded"}': "1x99", 'node_zfs_zpool_state{zpool="llm",state="online"}': "0x99"},
+        {'node_zfs_zpool_state{zpool="llm",state="degraded"}': "0x99", 'node_zfs_zpool_state{zpool="llm",state="online"}': "1x99"},
+    ),
+    "ZfsVdevUnhealthy": (
+        {'zfs_vdev_healthy{pool="llm",vdev="/dev/a",state="FAULTED"}': "0x99"},
+        {'zfs_vdev_healthy{pool="llm",vdev="/dev/a",state="ONLINE"}': "1x99"},
+    ),
+    "ZfsVdevErrors": ({'zfs_vdev_errors{pool="llm",kind="read"}': "3x99"}, {'zfs_vdev_errors{pool="llm",kind="read"}': "0x99"}),
+    "ZfsDataErrors": ({'zfs_pool_data_errors{pool="llm"}': "1x99"}, {'zfs_pool_data_errors{pool="llm"}': "0x99"}),
+    "ZfsScrubOverdue": (
+        {'zfs_pool_scrub_last_timestamp_seconds{pool="llm"}': f"age {41 * DAY}"},
+        {'zfs_pool_scrub_last_timestamp_seconds{pool="llm"}': f"age {38 * DAY}"},
+    ),
+    "ZfsNeverScrubbed": (
+        {'zfs_pool_data_errors{pool="llm",instance="a"}': "0x99"},
+        {
+            'zfs_pool_data_errors{pool="llm",instance="a"}': "0x99",
+            'zfs_pool_scrub_last_timestamp_seconds{pool="llm",instance="a"}': f"age {DAY}",
+        },
+    ),
+    "ZfsPoolFilling": (
+        {'zfs_pool_allocated_bytes{pool="llm",class="normal"}': "81x99", 'zfs_pool_size_bytes{pool="llm",class="normal"}': "100x99"},
+        {
+            'zfs_pool_allocated_bytes{pool="llm",class="normal"}': "79x99",
+            'zfs_pool_size_bytes{pool="llm",class="normal"}': "100x99",
+            # A cache is full by design.
+            'zfs_pool_allocated_bytes{pool="llm",class="cache"}': "99x99",
+            'zfs_pool_size_bytes{pool="llm",class="cache"}': "100x99",
+        },
+    ),
+    "ZfsSpecialFilling": (
+        {'zfs_pool_allocated_bytes{pool="llm",class="special"}': "76x99", 'zfs_pool_size_bytes{pool="llm",class="special"}': "100x99"},
+        {'zfs_pool_allocated_bytes{pool="llm",class="special"}': "74x99", 'zfs_pool_size_bytes{pool="llm",class="special"}': "100x99"},
+    ),
+    "ZfsCacheErrors": (
+        {"node_zfs_arc_l2_io_error": "0+1x99", "node_zfs_arc_l2_cksum_bad": "0x99"},
+        {"node_zfs_arc_l2_io_error": "5x99", "node_zfs_arc_l2_cksum_bad": "0x99"},
+    ),
+    "ZfsSnapshotsOld": (
+        {'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {4 * HOUR}"},
+        {'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {2 * HOUR}"},
+    ),
+    "StorageCollectorStale": (
+        {"llm_storage_collected_timestamp_seconds": "age 1500"},
+        {"llm_storage_collected_timestamp_seconds": "now", "node_textfile_scrape_error": "0x99"},
+    ),
+    "NfsServerDown": (
+        {'node_systemd_unit_state{name="nfs-server.service",state="active"}': "0x99"},
+        {
+            'node_systemd_unit_state{name="nfs-server.service",state="active"}': "1x99",
+            'node_systemd_unit_state{name="rtslib-fb-targetctl.service",state="active"}': "0x99",
+        },
+    ),
+    "NfsBadCalls": ({'node_nfsd_rpc_errors_total{error="auth"}': "0+60x99"}, {'node_nfsd_rpc_errors_total{error="auth"}': "0+0.1x99"}),
+    "IscsiTargetClosed": ({'iscsi_portal_group_enabled{target="iqn.a"}': "0x99"}, {'iscsi_portal_group_enabled{target="iqn.a"}': "1x99"}),
+    "IscsiSessionLost": (
+        {'iscsi_initiator_logged_in{initiator="iqn.b"}': "1x2 0x99"},
+        {'iscsi_initiator_logged_in{initiator="iqn.b"}': "0x99"},
+    ),
+    "SmartFailing": (
+        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "0x99"},
+        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "1x99"},
+    ),
+    "SmartBadSectors": (
+        {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "8x99"},
+        {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "0x99"},
+    ),
+    "SmartHot": ({"smartmon_temperature_celsius_raw_value": "56x99"}, {"smartmon_temperature_celsius_raw_value": "54x99"}),
+    "SmartUnread": ({"smartmon_smartctl_run": f"age {4 * HOUR}"}, {"smartmon_smartctl_run": f"age {HOUR}"}),
+    "GpuHot": ({'nvidia_smi_temperature_gpu{node="gpu1",uuid="a"}': "88x99"}, {'DCGM_FI_DEV_GPU_TEMP{node="gpu1",UUID="a"}': "86x99"}),
+    "GpuEccErrors": (
+        {'nvidia_smi_ecc_errors_uncorrected_volatile_total{node="gpu1",uuid="a"}': "1x99"},
+        {'DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{node="gpu1",UUID="a"}': "0x99"},
+    ),
+    "GpuOffTheBus": (
+        {
+            'swarm_node_gpus{node="gpu1",node_id="1"}': "2x99",
+            'swarm_node_up{node="gpu1",node_id="1"}': "1x99",
+            'nvidia_smi_temperature_gpu{node="gpu1",uuid="a"}': "50x99",
+        },
+        {
+            'swarm_node_gpus{node="gpu1",node_id="1"}': "1x99",
+            'swarm_node_up{node="gpu1",node_id="1"}': "1x99",
+            'nvidia_smi_temperature_gpu{node="gpu1",uuid="a"}': "50x99",
+            'nvidia_smi_last_collect_success{node="gpu1"}': "1x99",
+            'DCGM_FI_DEV_XID_ERRORS{node="gpu1",UUID="a"}': "0x99",
+        },
+    ),
+    "GpuUnseen": (
+        {'swarm_node_gpus{node="gpu1",node_id="1"}': "2x99", 'swarm_node_up{node="gpu1",node_id="1"}': "1x99"},
+        {
+            'swarm_node_gpus{node="gpu1",node_id="1"}': "2x99",
+            'swarm_node_up{node="gpu1",node_id="1"}': "0x99",
+            'swarm_node_gpus{node="manager1",node_id="2"}': "0x99",
+            'swarm_node_up{node="manager1",node_id="2"}': "1x99",
+        },
+    ),
+    "GpuMemoryFull": (
+        {'DCGM_FI_DEV_FB_USED{node="gpu1",UUID="a"}': "99x99", 'DCGM_FI_DEV_FB_FREE{node="gpu1",UUID="a"}': "1x99"},
+        {'nvidia_smi_memory_used_bytes{node="gpu1",uuid="a"}': "90x99", 'nvidia_smi_memory_total_bytes{node="gpu1",uuid="a"}': "100x99"},
+    ),
+    "OllamaDown": ({'ollama_up{node="gpu1"}': "0x99"}, {'ollama_up{node="gpu1"}': "1x99"}),
+    "OllamaNoModel": (
+        {'ollama_models_loaded{node="gpu1"}': "0x99", 'ollama_up{node="gpu1"}': "1x99"},
+        {'ollama_models_loaded{node="gpu1"}': "1x99", 'ollama_up{node="gpu1"}': "1x99"},
+    ),
+    "OllamaOnProcessor": (
+        {'ollama_model_vram_bytes{model="m"}': "50x99", 'ollama_model_size_bytes{model="m"}': "100x99"},
+        {'ollama_model_vram_bytes{model="m"}': "100x99", 'ollama_model_size_bytes{model="m"}': "100x99"},
+    ),
+    "NoEngine": ({'haproxy_backend_active_servers{proxy="engines"}': "0x99"}, {'haproxy_backend_active_servers{proxy="engines"}': "1x99"}),
+    "RequestsWait": (
+        {'haproxy_backend_current_queue{proxy="engines"}': "2x99"},
+        {'haproxy_backend_current_queue{proxy="engines"}': "0x99"},
+    ),
+    "RequestsFail": (
+        {
+            'haproxy_backend_http_responses_total{proxy="engines",code="5xx"}': "0+10x99",
+            'haproxy_backend_http_responses_total{proxy="engines",code="2xx"}': "0+90x99",
+        },
+        {
+            'haproxy_backend_http_responses_total{proxy="engines",code="5xx"}': "0+1x99",
+            'haproxy_backend_http_responses_total{proxy="engines",code="2xx"}': "0+99x99",
+        },
+    ),
+    "StreamsCut": ({"llm_chat_cut_total": "0+1x99"}, {"llm_chat_cut_total": "4x99"}),
+    "ChromaAway": ({'probe_success{job="chroma"}': "0x99"}, {'probe_success{job="chroma"}': "1x99"}),
+    "EdgeAway": ({'probe_success{job="edge"}': "0x99"}, {'probe_success{job="edge"}': "1x99"}),
+    "CertificateExpiring": ({"probe_ssl_earliest_cert_expiry": f"age -{20 * DAY}"}, {"probe_ssl_earliest_cert_expiry": f"age -{30 * DAY}"}),
+    "CertificateUnread": ({'probe_success{job="certificates"}': "0x99"}, {'probe_success{job="certificates"}': "1x99"}),
+    "SwarmNodeDown": (
+        {'swarm_node_up{node="gpu1",node_id="1"}': "0x99", 'swarm_node_stale{node="gpu1",node_id="1"}': "0x99"},
+        {'swarm_node_up{node="gpu1",node_id="1"}': "0x99", 'swarm_node_stale{node="gpu1",node_id="1"}': "1x99"},
+    ),
+    "SwarmNodeStale": ({'swarm_node_stale{node="gpu1"}': "1x99"}, {'swarm_node_stale{node="gpu1"}': "0x99"}),
+    "SwarmManagerUnreachable": ({'swarm_manager_reachable{node="m"}': "0x99"}, {'swarm_manager_reachable{node="m"}': "1x99"}),
+    "ServiceBelowDesired": (
+        {'swarm_service_tasks_running{service="llm_edge"}': "1x99", 'swarm_service_tasks_desired{service="llm_edge"}': "2x99"},
+        {'swarm_service_tasks_running{service="llm_edge"}': "2x99", 'swarm_service_tasks_desired{service="llm_edge"}': "2x99"},
+    ),
+    "FleetNoCapacity": (
+        {
+            'swarm_service_tasks_running{service="llm_engine"}': "1x99",
+            'swarm_service_tasks_desired{service="llm_engine"}': "2x99",
+            'llm_fleet_placement_failed{placement="ru-9a"}': "1x99",
+        },
+        {
+            'swarm_service_tasks_running{service="llm_engine"}': "2x99",
+            'swarm_service_tasks_desired{service="llm_engine"}': "2x99",
+            'llm_fleet_placement_failed{placement="ru-9a"}': "1x99",
+        },
+    ),
+    "FleetRegularTooLong": ({'llm_fleet_server_preemptible{node="gpu1"}': "0x99"}, {'llm_fleet_server_preemptible{node="gpu1"}': "1x99"}),
+    "FleetRotationOverdue": (
+        {'llm_fleet_server_ends_timestamp_seconds{node="gpu1"}': "age -2400"},
+        {'llm_fleet_server_ends_timestamp_seconds{node="gpu1"}': f"age -{2 * HOUR}"},
+    ),
+    "FleetBudget": ({"llm_fleet_cost_today": "91x99"}, {"llm_fleet_cost_today": "89x99"}),
+    "FleetInterruptedOften": ({'llm_fleet_breaker_open{placement="a"}': "1x99"}, {'llm_fleet_breaker_open{placement="a"}': "0x99"}),
+    "BackupFailed": ({'llm_backup_success{job_name="a"}': "0x99"}, {'llm_backup_success{job_name="a"}': "1x99"}),
+    "BackupOld": (
+        {
+            'llm_backup_last_success_timestamp_seconds{job_name="a"}': f"age {3 * HOUR}",
+            'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
+        },
+        {
+            'llm_backup_last_success_timestamp_seconds{job_name="a"}': f"age {HOUR}",
+            'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
+        },
+    ),
+    "RestoreDrillFailed": ({'llm_restore_drill_success{job_name="a"}': "0x99"}, {'llm_restore_drill_success{job_name="a"}': "1x99"}),
+    "RestoreDrillOld": (
+        {
+            'llm_restore_drill_last_success_timestamp_seconds{job_name="a"}': f"age {9 * DAY}",
+            'llm_restore_drill_max_age_seconds{job_name="a"}': f"{8 * DAY}x99",
+        },
+        {
+            'llm_restore_drill_last_success_timestamp_seconds{job_name="a"}': f"age {7 * DAY}",
+            'llm_restore_drill_max_age_seconds{job_name="a"}': f"{8 * DAY}x99",
+        },
+    ),
+    "DiskFilling": (
+        {'node_filesystem_avail_bytes{fstype="ext4"}': "9x99", 'node_filesystem_size_bytes{fstype="ext4"}': "100x99"},
+        {
+            'node_filesystem_avail_bytes{fstype="ext4"}': "11x99",
+            'node_filesystem_size_bytes{fstype="ext4"}': "100x99",
+            # A pool has an alert of its own.
+            'node_filesystem_avail_bytes{fstype="zfs"}': "1x99",
+            'node_filesystem_size_bytes{fstype="zfs"}': "100x99",
+        },
+    ),
+    "MemoryShort": (
+        {"node_memory_MemAvailable_bytes": "4x99", "node_memory_MemTotal_bytes": "100x99"},
+        {"node_memory_MemAvailable_bytes": "6x99", "node_memory_MemTotal_bytes": "100x99"},
+    ),
+}
+SCALES = {"good": 1.0, "short": 0.1}
+
+
+def alerts(text: str) -> dict[str, dict[str, Any]]:
+    """The alerts of a file of rules by their name."""
+    return {rule["alert"]: rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "alert" in rule}
+
+
+def seconds(duration: str) -> int:
+    return int(duration[:-1]) if duration else 0
+
+
+def values(written: str, step: int, end: int, scale: float) -> str:
+    """Values in promtool's notation; ``age N`` is a time that lies N seconds, scaled, before the evaluation at its end."""
+    if written == "now":
+        return f"0+{step}x99"
+    if written.startswith("age "):
+        return f"{end - int(float(written[4:]) * scale)}+0x99"
+    first, _x, rest = written.partition(" ")
+    return " ".join(f"{part.partition('x')[0]}+0x{part.partition('x')[2]}" if "+" not in part else part for part in (first, *rest.split()))
+
+
+def case(rule: dict[str, Any], series: Series, *, scale: float, fires: bool) -> dict[str, Any]:
+    """One test of promtool's: whether the alert fires, and that it did not before its time."""
+    hold = seconds(rule.get("for", "0s"))
+    step = max(int(60 * scale), hold // 10, 1)
+    end = step * ((hold // step) + 8)
+    asked = f'count(ALERTS{{alertname="{rule["alert"]}",alertstate="firing"}})'
+    given = [{"series": name, "values": values(text, step, end, scale)} for name, text in series.items()]
+    expected: list[dict[str, Any]] = [{"labels": "{}", "value": 1}] if fires else []
+    checks = [{"expr": asked, "eval_time": f"{end}s", "exp_samples": expected}]
+    if hold:
+        checks.append({"expr": asked, "eval_time": "0s", "exp_samples": []})
+    return {"name": rule["alert"], "interval": f"{step}s", "input_series": given, "promql_expr_test": checks}
+
+
+def unit_tests(written: Written, site: str) -> list[Path]:
+    """Files for promtool, one for each step of time: every alert in both its cases."""
+    by_step: dict[str, list[dict[str, Any]]] = {}
+    for name, rule in alerts(written.text(site, "rules.yml")).items():
+        for series, fires in zip(CASES[name], (True, False)):
+            one = case(rule, series, scale=SCALES[site], fires=fires)
+            by_step.setdefault(one["interval"], []).append(one)
+    rules, paths = written.place / site / "rules.yml", []
+    for step, tests in by_step.items():
+        path = written.place / site / f"test-{step}.json"
+        path.write_text(json.dumps({"rule_files": [str(rules)], "evaluation_interval": step, "tests": tests}), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("site", SCALES)
+def test_every_alert_fires_on_its_cause_and_on_nothing_near_it(written: Written, site: str) -> None:
+    paths = unit_tests(written, site)
+    ended = subprocess.run(["promtool", "test", "rules", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_there_is_a_case_for_every_alert_and_none_for_another(written: Written) -> None:
+    assert set(CASES) == set(alerts(written.text("good", "rules.yml")))
+
+
+def test_a_rule_that_is_broken_fails_the_test(written: Written, tmp_path: Path) -> None:
+    """The test must be able to fail: with a wrong limit, and with an alert that fires at once."""
+    text = written.text("good", "rules.yml")
+    assert "gpu:temperature_celsius > 87" in text
+    for place, broken in (("limit", text.replace("celsius > 87", "celsius > 99")), ("quiet", text.replace("celsius > 87", "celsius > 1"))):
+        (tmp_path / place / "good").mkdir(parents=True)
+        (tmp_path / place / "good" / "rules.yml").write_text(broken, encoding="utf-8")
+        paths = unit_tests(Written("", tmp_path / place), "good")
+        ended = subprocess.run(["promtool", "test", "rules", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
+        assert ended.returncode != 0
+        assert "GpuHot" in ended.stdout + ended.stderr
+
+
+def test_every_alert_says_what_it_means_and_what_to_do(written: Written) -> None:
+    for name, rule in alerts(written.text("good", "rules.yml")).items():
+        assert set(rule["annotations"]) == {"summary", "means", "do"}, name
+        assert rule["labels"]["severity"] in ("critical", "warning", "info"), name
+        # A command that the reader should try, or a thing to do: more than a word.
+        assert min(len(text) for text in rule["annotations"].values()) >= 20, name
+
+
+def test_without_a_budget_there_is_no_alert_of_it(written: Written) -> None:
+    assert set(CASES) - set(alerts(written.text("plain", "rules.yml"))) == {"FleetBudget"}
+
+
+def test_lengths_of_time_shrink_to_a_tenth(written: Written) -> None:
+    full, short = alerts(written.text("good", "rules.yml")), alerts(written.text("short", "rules.yml"))
+    for name, rule in full.items():
+        if "for" in rule:
+            assert abs(seconds(short[name]["for"]) - seconds(rule["for"]) / 10) <= 0.5, name
+        for long, tenth in zip(re.findall(r"\[(\d+)s\]", rule["expr"]), re.findall(r"\[(\d+)s\]", short[name]["expr"])):
+            assert int(long) == 10 * int(tenth), name
+
+
+def test_what_an_alert_tells_to_run_is_there(written: Written) -> None:
+    known = {path.name for path in (ROOT / "playbooks").glob("*.yml")}
+    named = set(re.findall(r"playbooks/([a-z_]+\.yml)", written.text("good", "rules.yml")))
+    assert len(named) >= 2
+    assert named <= known

@@ -1,0 +1,135 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role would deploy: refused, or accepted by the programs that read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
+from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, SITES, Written, tool
+
+STACKS = tuple(SITES)
+
+
+def stack(written: Written, site: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(written.text(site, "stack.json"))
+    return found
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_variables_alone_tell_is_refused(written: Written, name: str) -> None:
+    assert REFUSED[name][1] in written.output
+    assert re.search(rf"refused_{name} : ok=\d+ changed=0 unreachable=0 failed=1 ", written.output)
+    assert PASSWORD not in written.output and BOT not in written.output
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_prometheus_takes_its_configuration_and_its_rules(written: Written, site: str) -> None:
+    text = written.text(site, "prometheus.yml").replace("/etc/prometheus/rules.yml", str(written.place / site / "rules.yml"))
+    path = written.place / site / "checked.yml"
+    path.write_text(text, encoding="utf-8")
+    assert "SUCCESS" in tool("promtool", "check", "config", str(path))
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_alertmanager_takes_its_configuration(written: Written, site: str) -> None:
+    said = tool("amtool", "check-config", str(written.place / site / "alertmanager.yml"))
+    assert "1 receivers" in said and "3 inhibit rules" in said
+
+
+def test_every_way_to_tell_is_there_and_says_what_to_do(written: Written) -> None:
+    receiver = yaml.safe_load(written.text("good", "alertmanager.yml"))["receivers"][0]
+    assert receiver["email_configs"][0]["auth_password"] == PASSWORD
+    assert "{{ .Annotations.do }}" in receiver["email_configs"][0]["text"]
+    assert receiver["telegram_configs"][0]["chat_id"] == -100200
+    assert receiver["webhook_configs"][0]["url"] == HOOK
+    assert list(yaml.safe_load(written.text("plain", "alertmanager.yml"))["receivers"][0]) == ["name"]
+
+
+def test_blackbox_exporter_takes_its_modules() -> None:
+    assert "Config file is ok" in tool("prometheus-blackbox-exporter", "--config.check", f"--config.file={ROLE / 'files' / 'blackbox.yml'}")
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_the_stack_has_nothing_whose_drift_would_not_be_seen(written: Written, site: str) -> None:
+    for name, service in stack(written, site)["services"].items():
+        expected_spec(name, service, lambda _kind, wanted: wanted)
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_services_are_bounded_checked_and_roll(written: Written, site: str) -> None:
+    for name, service in stack(written, site)["services"].items():
+        deploy = service["deploy"]
+        assert set(deploy["resources"]["limits"]) == {"memory", "pids"}, name
+        assert deploy["update_config"]["failure_action"] == "rollback", name
+        assert deploy["endpoint_mode"] == "dnsrr" and service["cap_drop"] == ["ALL"], name
+        assert service["logging"]["options"]["max-size"] == "10m", name
+        assert service["healthcheck"]["test"][0] == ("NONE" if name == "gpu_exporter" else "CMD"), name
+        assert re.search(r":v?[0-9]|@sha256:", service["image"]), f"{name} is not pinned"
+        assert ":latest" not in service["image"]
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_nothing_is_published_unless_it_is_asked_for(written: Written, site: str) -> None:
+    published = {name: service["ports"] for name, service in stack(written, site)["services"].items() if service.get("ports")}
+    if site == "published":
+        assert published == {"grafana": [{"target": 3000, "published": 3000, "protocol": "tcp", "mode": "host"}]}
+        environment = stack(written, site)["services"]["grafana"]["environment"]
+        assert environment["GF_SERVER_PROTOCOL"] == "https", "a password must not cross the network in the clear"
+    else:
+        assert published == {}
+
+
+def test_the_engine_s_socket_is_reached_by_its_two_readers_alone(written: Written) -> None:
+    services = stack(written, "good")["services"]
+    assert sorted(name for name, one in services.items() if "monitoring_api" in one["networks"]) == ["prometheus", "socket_proxy", "swarm"]
+    assert services["socket_proxy"]["networks"] == ["monitoring_api"]
+    assert [name for name, one in services.items() if "docker.sock" in str(one.get("volumes"))] == ["socket_proxy"]
+
+
+def test_passwords_and_tokens_are_in_secrets_and_nowhere_else(written: Written) -> None:
+    for name in ("stack.json", "configs.json", "prometheus.yml", "storage.json"):
+        assert not any(secret in written.text("good", name) for secret in (PASSWORD, BOT, HOOK)), name
+    names = {secret["name"] for secret in json.loads(written.text("good", "secrets.json"))}
+    assert names == {"alertmanager_yml", "grafana_password"}
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_every_config_and_secret_a_service_names_is_given(written: Written, site: str) -> None:
+    services = stack(written, site)["services"].values()
+    for kind in ("configs", "secrets"):
+        used = {one["source"] for service in services for one in service.get(kind, [])}
+        assert used <= {one["name"] for one in json.loads(written.text(site, f"{kind}.json"))}
+    networks = {network for service in services for network in service["networks"]}
+    assert networks == set(stack(written, site)["networks"])
+
+
+def test_what_does_not_exist_is_not_watched(written: Written) -> None:
+    jobs = {job["job_name"] for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
+    fewer = {job["job_name"] for job in yaml.safe_load(written.text("plain", "prometheus.yml"))["scrape_configs"]}
+    assert jobs - fewer == {"gpu_exporter", "chat", "chroma", "ollama", "storage"}
+    assert set(stack(written, "good")["services"]) - set(stack(written, "plain")["services"]) == {"gpu_exporter", "ollama"}
+
+
+def test_targets_follow_from_the_inventory(written: Written) -> None:
+    jobs = {job["job_name"]: job for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
+    assert jobs["storage"]["static_configs"] == [
+        {"targets": ["192.0.2.11:9100"], "labels": {"instance": "storage1", "node": "storage1"}},
+    ]
+    assert jobs["certificates"]["static_configs"][0]["targets"] == ["192.0.2.21:443", "192.0.2.21:5000", "192.0.2.11:8443"]
+    assert jobs["edge"]["static_configs"][0]["targets"] == ["https://192.0.2.21:443/health"]
+
+
+def test_the_exporter_of_a_storage_host_answers_to_the_managers_alone(written: Written) -> None:
+    files = {one["path"]: one["content"] for one in json.loads(written.text("good", "storage.json"))}
+    unit = next(text for path, text in files.items() if path.endswith("10-llm-stack.conf"))
+    assert "IPAddressDeny=any\nIPAddressAllow=localhost 192.0.2.11 192.0.2.21\n" in unit
+    assert "--web.listen-address=192.0.2.11:9100" in unit
+    assert "unit-include=(nfs-server|zfs-zed)\\\\.service" in unit
+    assert json.loads(files["/etc/llm-stack/monitoring/storage.json"])["snapshots"] == ["llm/data"]

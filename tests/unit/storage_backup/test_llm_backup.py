@@ -1,0 +1,382 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups and drills: replication on a stand-in of ZFS, archives with the real borg and borgmatic, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.one_core
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = ROOT / "roles" / "storage_backup" / "files" / "llm-backup"
+STANDIN = Path(__file__).with_name("standin_zfs.py")
+TAG = "llm-backup:data"
+JOB: dict[str, Any] = {"name": "data", "source": "llm/data", "target": "backup/data", "max_age_hours": 2}
+
+
+def load_program() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("llm_backup", str(PROGRAM))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("llm_backup", loader))
+    # Annotations of a NamedTuple are looked up in the module.
+    sys.modules["llm_backup"] = module
+    loader.exec_module(module)
+    return module
+
+
+class Place:
+    """A host: the program with its folders below a temporary one, and datasets that are directories."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.program = home, load_program()
+        for name in ("JOBS", "STATE", "TEXTFILES", "SCRATCH_MOUNTS"):
+            monkeypatch.setattr(self.program, name, home / name.lower())
+            (home / name.lower()).mkdir()
+        monkeypatch.setattr(self.program, "DRILL", home / "drill.json")
+        (home / "drill.json").write_text(json.dumps({"max_age_days": 8, "scratch": "llm/drill"}))
+        for name in ("zfs", "syncoid"):
+            (home / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" {name} "$@"\n')
+            (home / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+        monkeypatch.setenv("ZFS_HOME", str(home))
+        self.state: dict[str, Any] = {}
+
+    def job(self, **changes: Any) -> None:
+        job = {**JOB, **changes}
+        (self.home / "jobs" / f"{job['name']}.json").write_text(json.dumps(job))
+
+    def dataset(self, name: str, **snapshots: tuple[int, dict[str, bytes]]) -> None:
+        """Make a dataset with snapshots, each with its time and its files."""
+        state = self.read()
+        found = state.setdefault(name, {"properties": {}, "snapshots": {}})
+        (self.home / "data" / name / ".zfs" / "snapshot").mkdir(parents=True, exist_ok=True)
+        for snapshot, (created, files) in snapshots.items():
+            found["snapshots"][snapshot] = {"guid": f"{name}-{snapshot}", "created": created, "holds": []}
+            for file, content in files.items():
+                path = self.home / "data" / name / ".zfs" / "snapshot" / snapshot / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        (self.home / "state.json").write_text(json.dumps(state))
+
+    def read(self) -> dict[str, Any]:
+        path = self.home / "state.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    def held(self) -> set[str]:
+        found = self.read()
+        return {f"{name}@{snap}" for name, one in found.items() for snap, each in one["snapshots"].items() if TAG in each["holds"]}
+
+    def log(self) -> list[str]:
+        return (self.home / "log").read_text().splitlines()
+
+    def metrics(self) -> dict[str, float]:
+        lines = [line for path in (self.home / "textfiles").glob("*.prom") for line in path.read_text().splitlines() if line[0] != "#"]
+        return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    made = Place(tmp_path, monkeypatch)
+    made.dataset("llm/data", a=(1000, {"x": b"old"}), b=(2000, {"x": b"new", "deep/y": database()}))
+    return made
+
+
+def database() -> bytes:
+    """A small SQLite database as bytes."""
+    held = sqlite3.connect(":memory:")
+    held.execute("create table t (a)")
+    held.executemany("insert into t values (?)", [("x" * 100,)] * 500)
+    held.commit()
+    return held.serialize()
+
+
+# --- what is asked of syncoid -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("job", "last"),
+    [
+        ({}, ["llm/data", "backup/data"]),
+        ({"host": "b@h"}, ["llm/data", "b@h:backup/data"]),
+        ({"host": "b@h", "direction": "pull"}, ["b@h:llm/data", "backup/data"]),
+    ],
+)
+def test_source_and_target_are_where_they_should_be(job: dict[str, Any], last: list[str]) -> None:
+    assert load_program().syncoid_argv({**JOB, **job})[-2:] == last
+
+
+def test_the_target_is_never_rolled_back_and_encrypted_blocks_stay_so() -> None:
+    program = load_program()
+    argv = program.syncoid_argv({**JOB, "host": "h", "key": "/k", "recursive": True, "bandwidth": "50m"})
+    assert "--no-rollback" in argv and "--force-delete" not in argv
+    assert "--sendoptions=w L" in argv and "--source-bwlimit=50m" in argv and "--sshkey=/k" in argv and "--recursive" in argv
+    assert "--sendoptions=L c e" in program.syncoid_argv({**JOB, "raw": False})
+
+
+@pytest.mark.parametrize("job", [{}, {"raw": False, "recursive": True, "bandwidth": "1m"}])
+def test_the_real_syncoid_knows_these_options(tmp_path: Path, job: dict[str, Any]) -> None:
+    argv = load_program().syncoid_argv({**JOB, **job})
+    (tmp_path / "zfs").write_text('#!/bin/sh\necho "zfs $*" >>$ZFS_HOME/log\nexit 1\n')
+    (tmp_path / "zpool").write_text("#!/bin/sh\necho 'llm  feature@extensible_dataset  active  local'\n")
+    for name in ("zfs", "zpool"):
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}:/usr/sbin", "ZFS_HOME": str(tmp_path)}
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    said = ended.stdout + ended.stderr
+    assert "Unknown option" not in said and "invalid" not in said.lower(), said
+    # It got as far as asking for the source.
+    assert "llm/data" in (tmp_path / "log").read_text(), said
+    wrong = subprocess.run(
+        [argv[0], "--no-such-option", *argv[1:]], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "Unknown option: no-such-option" in wrong.stdout + wrong.stderr
+
+
+# --- replication ------------------------------------------------------------------------------------------------------------------
+def test_the_newest_common_snapshot_is_known_by_its_guid() -> None:
+    program = load_program()
+    one = [program.Snapshot("a@1", "g1", 1), program.Snapshot("a@2", "g2", 2), program.Snapshot("a@3", "g3", 3)]
+    other = [program.Snapshot("b@renamed", "g2", 2), program.Snapshot("b@3", "another", 3), program.Snapshot("b@1", "g1", 1)]
+    assert program.newest_common(one, other) == (one[1], other[0])
+    assert program.newest_common(one, []) is None
+    assert program.newest_common([], other) is None
+
+
+def test_a_run_sends_holds_and_tells(place: Place) -> None:
+    place.job()
+    assert place.program.main(["run", "data"]) == 0
+    assert place.held() == {"llm/data@b", "backup/data@b"}
+    assert place.metrics() == {
+        "llm_backup_success": 1,
+        "llm_backup_last_success_timestamp_seconds": 2000,
+        "llm_backup_max_age_seconds": 7200,
+    }
+    place.dataset("llm/data", c=(3000, {"x": b"newer"}))
+    assert place.program.main(["run", "data"]) == 0
+    assert place.held() == {"llm/data@c", "backup/data@c"}, "the hold moves on"
+    held, released = (
+        next(i for i, line in enumerate(place.log()) if line == f"zfs {what}")
+        for what in (f"hold {TAG} llm/data@c", f"release {TAG} llm/data@b")
+    )
+    assert held < released, "one is always held"
+
+
+def test_children_count_and_the_oldest_of_them_tells_the_age(place: Place) -> None:
+    place.dataset("llm/data/child", a=(1500, {"z": b"1"}))
+    place.job(recursive=True)
+    assert place.program.main(["run", "data"]) == 0
+    assert place.held() == {"llm/data@b", "backup/data@b", "llm/data/child@a", "backup/data/child@a"}
+    assert place.metrics()["llm_backup_last_success_timestamp_seconds"] == 1500
+
+
+def test_holds_can_be_off(place: Place) -> None:
+    place.job(hold=False)
+    assert place.program.main(["run", "data"]) == 0
+    assert place.held() == set()
+
+
+@pytest.mark.parametrize("step", ["syncoid", "zfs list", "zfs holds", "zfs hold "])
+def test_a_run_that_breaks_off_anywhere_releases_nothing_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any, step: str
+) -> None:
+    place.job()
+    assert place.program.main(["run", "data"]) == 0
+    place.dataset("llm/data", c=(3000, {"x": b"newer"}))
+    monkeypatch.setenv("ZFS_FAIL", step)
+    assert place.program.main(["run", "data"]) == 1
+    assert "the test says so" in capsys.readouterr().err
+    assert {"llm/data@b", "backup/data@b"} <= place.held()
+    assert place.metrics()["llm_backup_success"] == 0
+    assert place.metrics()["llm_backup_last_success_timestamp_seconds"] == 2000, "the last good one is not forgotten"
+    monkeypatch.setenv("ZFS_FAIL", "")
+    assert place.program.main(["run", "data"]) == 0
+    assert place.held() == {"llm/data@c", "backup/data@c"}
+
+
+def test_a_target_with_nothing_in_common_is_told(place: Place, capsys: Any) -> None:
+    place.dataset("llm/empty")
+    place.job(source="llm/empty")
+    assert place.program.main(["run", "data"]) == 1
+    assert "llm/empty and backup/data have no snapshot in common. Take one" in capsys.readouterr().err
+
+
+def test_a_job_that_is_not_there_is_told(place: Place, capsys: Any) -> None:
+    place.job()
+    assert place.program.main(["run", "other"]) == 1
+    assert "There is no backup other" in capsys.readouterr().err
+    assert place.program.main(["walk"]) == 2
+
+
+# --- drills of replications -------------------------------------------------------------------------------------------------------
+def test_a_drill_restores_compares_opens_and_cleans_up(place: Place, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    before = place.read()
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert "data: backup/data@b was restored: 2 files as in the source, 1 databases opened" in capsys.readouterr().out
+    assert place.metrics()["llm_restore_drill_success"] == 1
+    assert place.metrics()["llm_restore_drill_max_age_seconds"] == 8 * 86400
+    assert place.read() == before
+    assert list((place.home / "scratch_mounts").iterdir()) == []
+
+
+def spoil(place: Place, name: str, content: bytes | None) -> None:
+    """Change a file of the newest copy behind ZFS's back."""
+    path = place.home / "data" / "backup" / "data" / ".zfs" / "snapshot" / "b" / name
+    path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x", b"other", "1 of 2 files differ from"),
+        ("x", None, "1 of 2 files differ from"),
+        ("more", b"", "1 of 2 files differ from"),
+        ("deep/y", database()[:9000] + b"\xff" * 4096 + database()[13096:], "The database deep/y cannot be opened after the restore"),
+    ],
+)
+def test_a_damaged_copy_is_noticed_and_nothing_is_removed(place: Place, capsys: Any, name: str, content: bytes | None, said: str) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    spoil(place, name, content)
+    before = place.read()
+    assert place.program.main(["drill"]) == 1
+    assert said in capsys.readouterr().err
+    assert place.metrics()["llm_restore_drill_success"] == 0
+    assert "llm_restore_drill_last_success_timestamp_seconds" not in place.metrics()
+    assert place.read() == before, "holds and snapshots stay, and the scratch place is gone"
+
+
+@pytest.mark.parametrize("step", ["zfs send", "zfs receive", "zfs mount"])
+def test_a_drill_that_breaks_off_cleans_up_and_is_no_success(place: Place, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    before = place.read()
+    monkeypatch.setenv("ZFS_FAIL", step)
+    assert place.program.main(["drill"]) == 1
+    assert place.metrics()["llm_restore_drill_success"] == 0
+    assert place.read() == before
+
+
+def test_what_no_drill_made_is_never_destroyed(place: Place, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    place.dataset("llm/drill/data", a=(1, {"precious": b"1"}))
+    assert place.program.main(["drill"]) == 1
+    assert "llm/drill/data was not made by a restore drill, so it is left alone" in capsys.readouterr().err
+    assert "llm/drill/data" in place.read()
+    assert not any(line.startswith("zfs destroy") for line in place.log())
+
+
+def test_what_a_killed_drill_left_is_cleared_by_the_next(place: Place) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    place.dataset("llm/drill/data", a=(1, {}))
+    state = place.read()
+    state["llm/drill/data"]["properties"] = {"llm-stack:drill": "data"}
+    (place.home / "state.json").write_text(json.dumps(state))
+    assert place.program.main(["drill"]) == 0
+    assert "llm/drill/data" not in place.read()
+
+
+def test_one_job_that_fails_does_not_keep_the_others_from_being_tried(place: Place) -> None:
+    place.job(name="a", source="llm/none", target="backup/none")
+    place.job()
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 1
+    told = {path.name: json.loads(path.read_text())["llm_restore_drill_success"] for path in (place.home / "state").glob("*.drill.json")}
+    assert told == {"a.drill.json": 0, "data.drill.json": 1}
+
+
+def test_an_encrypted_copy_without_its_key_is_received_and_not_opened(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    monkeypatch.setenv("ZFS_RECEIVED", json.dumps({"keystatus": "unavailable"}))
+    assert place.program.main(["drill"]) == 0
+    assert "its key is not here, so it was not opened" in capsys.readouterr().out
+    assert not any(line.startswith("zfs mount") for line in place.log())
+
+
+# --- archives, with the real borg -------------------------------------------------------------------------------------------------
+def borg_place(place: Place, monkeypatch: pytest.MonkeyPatch, *, passphrase: str = "a-passphrase-of-the-tests") -> Path:
+    """A directory with a database in use, and a repository; returns the configuration."""
+    for name in ("BORG_BASE_DIR", "HOME"):
+        monkeypatch.setenv(name, str(place.home / "borg-home"))
+    source = place.home / "manager"
+    source.mkdir()
+    (source / "file").write_text("content")
+    (source / "state.sqlite3").write_bytes(database())
+    configuration = place.home / "state.yaml"
+    configuration.write_text(
+        json.dumps(
+            {
+                "location": {
+                    "source_directories": [str(source), str(place.home / "state" / "databases" / "state")],
+                    "repositories": [str(place.home / "repository")],
+                    "exclude_patterns": [str(source / "state.sqlite3")],
+                },
+                "storage": {"encryption_passphrase": passphrase, "archive_name_format": "state-{now:%Y-%m-%dT%H:%M:%S.%f}"},
+                "retention": {"keep_daily": 2, "prefix": "state-"},
+            }
+        )
+    )
+    configuration.chmod(0o600)
+    subprocess.run(["borgmatic", "--config", str(configuration), "init", "--encryption", "repokey-blake2"], check=True, capture_output=True)
+    job = {"name": "state", "configuration": str(configuration), "databases": [str(source / "state.sqlite3")], "max_age_hours": 26}
+    (place.home / "jobs" / "state.json").write_text(json.dumps(job))
+    return configuration
+
+
+def test_archives_are_made_restored_and_damage_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    configuration = borg_place(place, monkeypatch)
+    # Somebody writes while the copy is made.
+    writer = sqlite3.connect(place.home / "manager" / "state.sqlite3", isolation_level=None)
+    writer.execute("pragma journal_mode=wal")
+    writer.execute("insert into t values ('in the log')")
+    assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
+    writer.close()
+    assert place.metrics()["llm_backup_success"] == 1
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert "1 databases opened" in capsys.readouterr().out
+    assert list((place.home / "scratch_mounts").iterdir()) == []
+
+    # A wrong passphrase.
+    text = configuration.read_text()
+    configuration.write_text(text.replace("a-passphrase-of-the-tests", "another-passphrase"))
+    assert place.program.main(["drill"]) == 1
+    assert place.program.main(["run", "state"]) == 1
+    assert place.metrics()["llm_restore_drill_success"] == place.metrics()["llm_backup_success"] == 0
+    assert "a-passphrase" not in capsys.readouterr().err
+    configuration.write_text(text)
+
+    # A damaged repository: bits of the largest segment are other ones now.
+    segment = max((place.home / "repository" / "data").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    content = bytearray(segment.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64 * [0x55])
+    segment.write_bytes(bytes(content))
+    assert place.program.main(["drill"]) == 1
+    assert place.metrics()["llm_restore_drill_success"] == 0
+    assert segment.exists(), "nothing is pruned by a drill"
+
+
+def test_a_database_that_is_missing_or_damaged_stops_the_archive(place: Place, capsys: Any) -> None:
+    source = place.home / "manager.sqlite3"
+    job = {"name": "state", "configuration": "/nowhere", "databases": [str(source)], "max_age_hours": 26}
+    (place.home / "jobs" / "state.json").write_text(json.dumps(job))
+    assert place.program.main(["run", "state"]) == 1
+    assert f"The database {source} of the backup state is not there." in capsys.readouterr().err
+    source.write_bytes(b"no database at all" * 1000)
+    assert place.program.main(["run", "state"]) == 1
+    assert f"The database {source} cannot be copied" in capsys.readouterr().err
