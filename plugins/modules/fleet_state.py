@@ -47,7 +47,8 @@ options:
     default: ""
   token:
     description:
-      - What RV(token) returned when the lock was taken. With it, a lock that was lost is an error and nothing is written.
+      - What RV(token) returned when the lock was taken. With it, a lock that another run has taken since is an error and nothing is
+        written. One that ran out and that nobody took is taken up again, for nobody has acted in between.
       - Without it, a lock that another run holds is no error; see RV(held).
     type: str
     default: ""
@@ -136,7 +137,7 @@ def change_of(params: Mapping[str, Any], *, token: str, now: float, state: State
     :raises StateError: the lock that the caller says it has is not its own.
     """
     if params["token"] and params["state"] == "held":
-        require_held(state, token=token, now=now)
+        require_held(state, token=token)
     ours = state.lock is not None and state.lock.token == token
     if params["notes"] is not None and ours:
         try:

@@ -129,21 +129,15 @@ def taken(state: State, *, owner: str, token: str, now: float, seconds: float) -
     return replace(state, lock=Lock(owner, token, since, now + seconds))
 
 
-def require_held(state: State, *, token: str, now: float) -> Lock:
-    """Return the lock when it is ours and not over.
+def require_held(state: State, *, token: str) -> Lock:
+    """Return the lock when it is still ours: nobody has taken it since, so nobody has acted in between, even if it ran out.
 
-    :raises LockLost: another run may act, or does already.
+    :raises LockLost: another run acts.
     """
     held = state.lock
     if held is None or held.token != token:
         by = f"{held.owner} has taken it" if held else "nobody holds it"
         raise LockLost(f"The lock of the fleet is not held by this run any more: {by}. Nothing further was done; run again.")
-    if held.is_over(now):
-        over = now - held.until
-        raise LockLost(
-            f"The lock of the fleet ran out {over:.0f} s ago, so another run may act. Nothing further was done; run again, with a longer "
-            "lock if this was slow."
-        )
     return held
 
 

@@ -123,7 +123,7 @@ class Control:
 
     def recover(self, *arguments: str) -> Ended:
         command, environment = self.command(*arguments)
-        ended = subprocess.run(["timeout", "100", *command], cwd=self.place, env=environment, capture_output=True, text=True, check=False)
+        ended = subprocess.run(["timeout", "400", *command], cwd=self.place, env=environment, capture_output=True, text=True, check=False)
         print(ended.stdout[-6000:], ended.stderr[-2000:])
         assert "hunter2" not in ended.stdout + ended.stderr
         assert "hunter3" not in ended.stdout + ended.stderr
