@@ -342,6 +342,35 @@ def test_the_deadline_ends_a_run_and_the_next_one_takes_the_server_up() -> None:
     settle(cloud)
 
 
+def delete_behind_our_back(cloud: StandinCloud) -> str:
+    """Delete the only server as another tool does, and return the port that it leaves."""
+    cloud._delete_server(next(iter(cloud.servers.values())))
+    cloud.sleep(2)
+    cloud._tick()
+    (port,) = cloud.ports
+    return port
+
+
+def test_the_port_of_a_server_deleted_by_others_is_taken_for_another_run_s_until_a_deadline_has_passed() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud, **OPTIONS)
+    port = delete_behind_our_back(cloud)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
+    assert cloud.orphans() == [f"port {port}"]
+    cloud.sleep(301)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "kept"}
+    assert cloud.orphans() == []
+
+
+def test_the_port_of_a_server_deleted_by_others_serves_the_next_one_after_a_deadline() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud, **OPTIONS)
+    port = delete_behind_our_back(cloud)
+    cloud.sleep(301)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
+    assert (list(cloud.ports), cloud.orphans()) == ([port], [])
+
+
 def slow(cloud: StandinCloud, answer: Answer) -> Response:
     given = answer()
     cloud.servers["srv-0003"]["_until"] = (cloud.now + 310, cloud._built)
