@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any, Callable
 
 import pytest
@@ -173,6 +174,28 @@ def test_of_two_servers_in_a_slot_the_first_stays_and_the_other_goes_when_its_ma
     cloud.now += 1000
     run_fleet(cloud)
     assert list(cloud.servers) == [first]
+
+
+@pytest.mark.parametrize("dated", [-2, 0, 2])
+def test_of_a_server_made_twice_by_one_request_the_one_that_has_the_port_stays(dated: int) -> None:
+    cloud = StandinCloud()
+
+    def answered_late(_cloud: StandinCloud, _service: str, method: str, path: str, answer: Answer) -> Response | None:
+        if (method, path) != ("POST", "/servers"):
+            return None
+        answer()
+        (first,) = list(cloud.servers.values())
+        created = datetime.fromisoformat(first["created"].replace("Z", "+00:00")) + timedelta(seconds=dated)
+        unplugged = {"id": "srv-0000", "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"), "_ports": [], "_volumes": [], "_actions": []}
+        cloud.servers["srv-0000"] = {**first, **unplugged}
+        return Response(202, {"server": {"id": "srv-0000"}})
+
+    cloud.fault = answered_late
+    ended = run_fleet(cloud, **OPTIONS)
+    assert ended.actions == {"gpu1": "created"}
+    (server,) = cloud.servers.values()
+    assert server["_ports"] == list(cloud.ports)
+    assert cloud.orphans() == []
 
 
 # -- what a cloud can answer ----------------------------------------------------------------------------------------------------
