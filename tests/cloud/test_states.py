@@ -10,7 +10,7 @@ from typing import Any, Iterator
 
 import pytest
 from cloudkit.control import Control
-from cloudkit.fleet import Fleet, by_name, clouds_yaml
+from cloudkit.fleet import DEADLINE, Fleet, by_name, clouds_yaml
 from cloudkit.proxy import Call, Proxy
 from cloudkit.runner import Ran, Runner
 from states import EVENTS, STATES, WANTED, Seen, Stage, expire, judge, marks
@@ -21,13 +21,17 @@ IDLE_READS = 12
 
 @dataclass(frozen=True)
 class Observed:
-    """A run after an event."""
+    """A run after an event.
+
+    :param excused: free ports that were there before and are too young to be known as nobody's: another run may be about to use them.
+    """
 
     event: str
     ran: Ran
     seen: dict[str, Seen]
     calls: list[Call]
     orphans: list[str]
+    excused: list[str]
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,10 @@ def observed(request: pytest.FixtureRequest, scene: Scene) -> Observed:
     proxy.clear()
     proxy.inject("compute", "GET", "/servers", times=None, response=lambda body: expire(stage.expired, body))
     with stage.happening(event) as before, proxy.count() as calls:
+        excused = stage.control.holdings(stage.project).young_ports(DEADLINE)
         ran = scene.fleet.run(servers=[{"name": state} for state in STATES], start_stopped=event == "crash", allow_data_loss=["error"])
     seen = stage.seen(before)
-    return Observed(event, ran, seen, calls, stage.control.holdings(stage.project).orphans)
+    return Observed(event, ran, seen, calls, stage.control.holdings(stage.project).orphans, excused)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -71,7 +76,7 @@ def test_right_outcome(observed: Observed, state: str) -> None:
 
 
 def test_nothing_is_orphaned(observed: Observed) -> None:
-    assert observed.orphans == []
+    assert set(observed.orphans) <= set(observed.excused)
 
 
 def test_the_run_fails_exactly_when_a_server_is_not_well(observed: Observed) -> None:

@@ -23,7 +23,7 @@ Run = Callable[..., Outcome]
 WORKER = WORKERS[-1]
 PLACE = f"/var/lib/llm-stack/golden/{WORKER}.raw"
 WANTED = {"llm_stack_image_of": WORKER, "llm_stack_image_boots": False}
-PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{32}")
+PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+(?:[A-Za-z-]+: [^\n]*\n)*\s*[A-Za-z0-9+/=]{32}")
 
 
 def own(lab: Lab) -> dict[str, bytes]:
@@ -32,7 +32,7 @@ def own(lab: Lab) -> dict[str, bytes]:
         "machine ID": "cat /etc/machine-id",
         "host key": "cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub",
         "private host key": "sed -n 3p /etc/ssh/ssh_host_ed25519_key",
-        "node key": "sed -n 2p /var/lib/docker/swarm/certificates/swarm-node.key",
+        "node key": "sed -n '/^[A-Za-z0-9+/=]\\{40,\\}$/{p;q}' /var/lib/docker/swarm/certificates/swarm-node.key",
         "login to the registry": 'grep -o \'"auth": *"[^"]*\' /root/.docker/config.json | grep -o \'[^"]*$\'',
     }
     found = {what: lab.ssh(WORKER, command).strip().encode() for what, command in read.items()}
@@ -84,7 +84,7 @@ def test_nothing_of_the_worker_itself_is_in_the_image(tree: Path, converged: Lab
 
 
 def test_what_a_replacement_needs_is_in_the_image(tree: Path) -> None:
-    for name in ("usr/local/sbin/llm-swarm-rejoin", "usr/local/sbin/llm-model-sync", "usr/bin/dockerd", "usr/sbin/sshd"):
+    for name in ("usr/local/sbin/llm-swarm-rejoin", "usr/local/sbin/llm-model-sync", "usr/sbin/dockerd", "usr/sbin/sshd"):
         path = tree / name
         assert path.exists(), name
     assert (tree / "etc/systemd/system/docker.service.d/llm-swarm-rejoin.conf").exists()

@@ -101,9 +101,13 @@ def remove_free_port(cloud: Cloud, port: str) -> None:
 
 @dataclass
 class _Made:
-    """What an attempt has made so far, to be taken back where it fails."""
+    """What an attempt has made so far, to be taken back where it fails.
+
+    :param plugs: the ports its server is plugged into, those that were there before included.
+    """
 
     attempt: str
+    plugs: tuple[str, ...] = ()
     ports: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     server: Server | None = None
@@ -143,6 +147,7 @@ class Maker:
 
     def _make(self, cloud: Cloud, rung: Rung, made: _Made, replaces: tuple[Server, ...]) -> tuple[str, Server]:
         networks = [self._network(cloud, rung, position, made) for position in range(len(self._slot.networks))]
+        made.plugs = tuple(network["port"] for network in networks)
         volume = self._volume(cloud, rung, made) if self._desired.boot == "volume" else ""
         body = self._body(rung, made, networks=networks or "auto", volume=volume, replaces=replaces)
         started = cloud.watch.now()
@@ -151,13 +156,13 @@ class Maker:
         made.server = look_at(cloud, made.server)
         took = cloud.watch.now() - started
         known = {server.id for server in replaces}
-        made.server, rival = self._contest(made.server, made.attempt, known)
+        made.server, rival = self._contest(made.server, made, known)
         if not rival:
             made.server = wait_for(cloud, made.server, settled)
             self._require_running(made.server, rung)
             # Another run's request may have begun before ours and be answered after it: look again when that cannot be any more.
             self._rest(cloud, started + took + min(max(2.0, 3 * took), 30.0))
-            made.server, rival = self._contest(made.server, made.attempt, known)
+            made.server, rival = self._contest(made.server, made, known)
         return ("adopted", self._yield_to(cloud, rival, made)) if rival else ("created", made.server)
 
     def _rest(self, cloud: Cloud, until: float) -> None:
@@ -189,17 +194,25 @@ class Maker:
         alive = [one for one in self._others(known) if kind_of(one) in ALIVE]
         return min(alive, key=lambda one: one.age_key) if alive else None
 
-    def _contest(self, mine: Server, attempt: str, known: set[str]) -> tuple[Server, Server | None]:
-        """Return our server, and that of another run which stays in the slot instead of it.
-
-        Of what a cut request made twice the eldest is ours: only the one that came first could be plugged into the port of both.
-        """
+    def _contest(self, mine: Server, made: _Made, known: set[str]) -> tuple[Server, Server | None]:
+        """Return our server, and that of another run which stays in the slot instead of it; the twins of ours are deleted."""
         others = self._others({mine.id, *known})
-        ours, *twins = sorted([mine, *(one for one in others if one.attempt == attempt)], key=lambda one: one.age_key)
+        twins = [mine, *(one for one in others if one.attempt == made.attempt)]
+        ours = self._that_can_run(twins, made) if len(twins) > 1 else mine
         for twin in twins:
-            self._clouds[twin.region].delete("compute", f"/servers/{twin.id}")
-        elder = [one for one in others if one.attempt != attempt and kind_of(one) in ALIVE and one.age_key < ours.age_key]
+            if twin.id != ours.id:
+                self._clouds[twin.region].delete("compute", f"/servers/{twin.id}")
+        elder = [one for one in others if one.attempt != made.attempt and kind_of(one) in ALIVE and one.age_key < ours.age_key]
         return ours, min(elder, key=lambda one: one.age_key) if elder else None
+
+    def _that_can_run(self, twins: list[Server], made: _Made) -> Server:
+        """Return which server of those a slow or cut request made twice is plugged into the port of both; the eldest before that.
+
+        Dates do not tell which it is: a busy Nova was seen to date the second no later than the first.
+        """
+        cloud = self._clouds[twins[0].region]
+        holders = {cloud.get("network", f"/ports/{port}")["port"].get("device_id") for port in made.plugs}
+        return min(twins, key=lambda one: (one.id not in holders, *one.age_key))
 
     def _yield_to(self, cloud: Cloud, rival: Server, made: _Made) -> Server:
         left = self._take_back(cloud, made)

@@ -10,6 +10,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Iterable, Iterator
 
 import openstack
@@ -50,6 +51,15 @@ class Holdings:
             if not {attachment["server_id"] for attachment in volume.attachments} & set(self.servers):
                 lost.append(f"volume {key}")
         return lost
+
+    def young_ports(self, seconds: float) -> list[str]:
+        """Which of them are ports that were made less than so many seconds ago."""
+        since = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+        return [lost for lost in self.orphans if lost.startswith("port ") and _made(self.ports[lost.removeprefix("port ")]) > since]
+
+
+def _made(port: Any) -> datetime:
+    return datetime.fromisoformat(port.created_at.replace("Z", "+00:00"))
 
 
 class Control:

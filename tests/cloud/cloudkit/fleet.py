@@ -22,6 +22,8 @@ IMAGE = "Ubuntu 24.04 LTS 64-bit"
 GPU_FLAVOR = "GL10.8-32768-0-1GPU"
 LOCAL_GPU_FLAVOR = "GL10.8-32768-40-1GPU"
 LOCAL_FLAVOR = "SL1.1-2048-10"
+# Seconds a run has, unless told otherwise; what is younger than that may be the work of another run.
+DEADLINE = 120
 # The services a fleet needs beside the one for signing in.
 KINDS = ("compute", "network", "image", "block-storage")
 
@@ -47,7 +49,7 @@ class Fleet:
         """Return the module's options: two servers with a local disk, unless told otherwise."""
         placements = [{"zone": "zone-a", "flavor": LOCAL_FLAVOR}]
         common: dict[str, Any] = {"cloud": CLOUD, "profile": "openstack", "fleet": "ci", "image": IMAGE, "boot": "local"}
-        common |= {"placements": placements, "networks": [{"network": "private"}], "deadline": 120}
+        common |= {"placements": placements, "networks": [{"network": "private"}], "deadline": DEADLINE}
         if not {"servers", "name_pattern", "state"} & set(options):
             common |= {"name_pattern": "gpu{n}", "count": 2}
         return {**common, **options}

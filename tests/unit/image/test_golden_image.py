@@ -173,6 +173,7 @@ def test_nothing_is_found_in_a_clean_copy(root: Path, copied: Path) -> None:
         ("usr/local/bin/tool", f"token={MODEL_TOKEN}", "/usr/local/bin/tool holds secret 1 of those given"),
         ("var/lib/docker/overlay2/image-layer/diff/env", MODEL_TOKEN, "/var/lib/docker/overlay2/image-layer/diff/env holds secret 1 of"),
         ("opt/own.pem", KEY, "/opt/own.pem holds a private key"),
+        ("opt/node.key", KEY.replace("\n", "\nkek-version: 0\n\n", 1), "/opt/node.key holds a private key"),
         ("srv/join.sh", "docker swarm join --token SWMTKN-1-" + "a" * 50 + "-b", "/srv/join.sh holds a token to join a swarm"),
         ("srv/unlock", "SWMKEY-1-" + "a" * 43, "/srv/unlock holds the key of a locked swarm"),
         ("etc/agent/id", MACHINE, "/etc/agent/id holds the machine's ID"),

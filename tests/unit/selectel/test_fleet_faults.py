@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any, Callable
 
 import pytest
@@ -175,6 +176,28 @@ def test_of_two_servers_in_a_slot_the_first_stays_and_the_other_goes_when_its_ma
     assert list(cloud.servers) == [first]
 
 
+@pytest.mark.parametrize("dated", [-2, 0, 2])
+def test_of_a_server_made_twice_by_one_request_the_one_that_has_the_port_stays(dated: int) -> None:
+    cloud = StandinCloud()
+
+    def answered_late(_cloud: StandinCloud, _service: str, method: str, path: str, answer: Answer) -> Response | None:
+        if (method, path) != ("POST", "/servers"):
+            return None
+        answer()
+        (first,) = list(cloud.servers.values())
+        created = datetime.fromisoformat(first["created"].replace("Z", "+00:00")) + timedelta(seconds=dated)
+        unplugged = {"id": "srv-0000", "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"), "_ports": [], "_volumes": [], "_actions": []}
+        cloud.servers["srv-0000"] = {**first, **unplugged}
+        return Response(202, {"server": {"id": "srv-0000"}})
+
+    cloud.fault = answered_late
+    ended = run_fleet(cloud, **OPTIONS)
+    assert ended.actions == {"gpu1": "created"}
+    (server,) = cloud.servers.values()
+    assert server["_ports"] == list(cloud.ports)
+    assert cloud.orphans() == []
+
+
 # -- what a cloud can answer ----------------------------------------------------------------------------------------------------
 def cut_before(cloud: StandinCloud, _answer: Answer) -> Response:
     raise Cut("Connection aborted")
@@ -340,6 +363,35 @@ def test_the_deadline_ends_a_run_and_the_next_one_takes_the_server_up() -> None:
     cloud.fault = None
     assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "adopted"}
     settle(cloud)
+
+
+def delete_behind_our_back(cloud: StandinCloud) -> str:
+    """Delete the only server as another tool does, and return the port that it leaves."""
+    cloud._delete_server(next(iter(cloud.servers.values())))
+    cloud.sleep(2)
+    cloud._tick()
+    (port,) = cloud.ports
+    return port
+
+
+def test_the_port_of_a_server_deleted_by_others_is_taken_for_another_run_s_until_a_deadline_has_passed() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud, **OPTIONS)
+    port = delete_behind_our_back(cloud)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
+    assert cloud.orphans() == [f"port {port}"]
+    cloud.sleep(301)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "kept"}
+    assert cloud.orphans() == []
+
+
+def test_the_port_of_a_server_deleted_by_others_serves_the_next_one_after_a_deadline() -> None:
+    cloud = StandinCloud()
+    run_fleet(cloud, **OPTIONS)
+    port = delete_behind_our_back(cloud)
+    cloud.sleep(301)
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
+    assert (list(cloud.ports), cloud.orphans()) == ([port], [])
 
 
 def slow(cloud: StandinCloud, answer: Answer) -> Response:
