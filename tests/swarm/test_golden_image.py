@@ -19,6 +19,8 @@ from labkit.lab import Lab
 from labkit.play import Outcome
 from places import TOKEN, WORKERS
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Outcome]
 WORKER = WORKERS[-1]
 PLACE = f"/var/lib/llm-stack/golden/{WORKER}.raw"

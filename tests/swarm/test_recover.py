@@ -29,6 +29,8 @@ sys.path.append(str(REPO / "tests" / "unit" / "selectel"))
 
 from standin_cloud import StandinCloud
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).resolve().parent
 SDK = REPO / "tests" / "unit" / "selectel" / "standin_sdk"
 FLEET = {
