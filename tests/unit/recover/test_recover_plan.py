@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover import proof
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, with_spare
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.breaker import Breaker
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import open_ledger
@@ -378,3 +380,11 @@ def test_a_regular_one_is_not_handed_back_to_the_zone_that_bears_all_others() ->
     desired = fleet("gpu1", "gpu2", **REGULAR)
     recovery = decide(seen(server("gpu1"), server("gpu2", regular=True)), desired, regular_max=1, now=LATE)
     assert (recovery.actions[1].do, places(recovery.actions[1])) == ("hand back", [Z2])
+
+
+@pytest.mark.parametrize(
+    ("host", "verified"), [("127.0.0.1", False), ("::1", False), ("localhost", False), ("edge.example", True), ("192.0.2.1", True)]
+)
+def test_the_key_leaves_the_host_only_for_an_edge_that_is_verified(host: str, verified: bool) -> None:
+    context = proof._context(host)
+    assert (context.check_hostname, context.verify_mode == ssl.CERT_REQUIRED) == (verified, verified)
