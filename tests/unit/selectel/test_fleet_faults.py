@@ -193,8 +193,8 @@ def test_of_a_server_made_twice_by_one_request_the_one_that_has_the_port_stays(d
     cloud.fault = answered_late
     ended = run_fleet(cloud, **OPTIONS)
     assert ended.actions == {"gpu1": "created"}
-    (server,) = cloud.servers.values()
-    assert server["_ports"] == list(cloud.ports)
+    servers = list(cloud.servers.values())
+    assert [server["_ports"] for server in servers] == [list(cloud.ports)]
     assert cloud.orphans() == []
 
 
