@@ -95,7 +95,7 @@ def test_permissions_of_a_dataset_and_its_parents(version: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("version", "made"), list(zip(VERSIONS, [(8, 10, 14), (7, 9, 13), (13, 15, 19), (7, 9, 13)])))
+@pytest.mark.parametrize(("version", "made"), list(zip(VERSIONS, [(8, 10, 14), (7, 9, 13), (13, 15, 19), (9, 10, 14)])))
 def test_what_lies_below(version: str, made: tuple[int, int, int]) -> None:
     dataset, snapshot, clone = made
     assert read.parse_below(recorded(f"below-{version}")) == [

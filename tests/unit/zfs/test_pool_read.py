@@ -153,6 +153,21 @@ def test_other_versions_with_a_replacement_a_distributed_spare_and_a_pool_of_ano
     assert (other.name, other.other_host, other.in_use) == ("wpoolh", True, False)
 
 
+STATES = ["all_classes", "scrub", "offline", "initializing", "lost_disk", "spare_in_use", "replacing", "paused", "draid_spared"]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_both_forms_of_2_4_are_read_alike(name: str) -> None:
+    (as_text,), (as_json,) = (list(status(f"{name}-2.4.4.{form}").values()) for form in ("txt", "json"))
+    assert sorted(shape(as_text)) == sorted(shape(as_json))
+    assert (as_text.state, as_text.scan, as_text.errors) == (as_json.state, as_json.scan, as_json.errors)
+    states = [
+        sorted((leaf.name, leaf.state, leaf.was, leaf.initialized) for group in pool.groups for leaf in group.leaves)
+        for pool in (as_text, as_json)
+    ]
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize("version", ["2.2.2", "2.4.4"])
 def test_a_scrub_that_is_paused_as_recorded(version: str) -> None:
     assert status(f"paused-{version}.txt")["wpoola"].scan == model.Scan("scrub", "paused", 0.0)
