@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The scenarios of extensions/molecule whose machines are containers, on new ones. The others need the lab's virtual machines."""
+"""The scenarios of extensions/molecule whose machines are containers. That of storage_host needs a virtual machine."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def test_the_scenario_passes_on_a_new_machine(new: Lab, scenario: str) -> None:
     assert molecule(new, scenario) == 0
 
 
-def test_the_scenario_llm_services_passes_on_new_machines(lab: Lab, models: str) -> None:
-    (lab.paths.state / "molecule-llm_services.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
-    assert molecule(lab, "llm_services") == 0
+@pytest.mark.parametrize("scenario", ["mesh", "gpu_worker", "llm_services"])
+def test_the_scenario_passes_on_several_machines(lab: Lab, models: str, scenario: str) -> None:
+    (lab.paths.state / "molecule-models.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
+    assert molecule(lab, scenario) == 0
