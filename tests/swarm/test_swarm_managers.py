@@ -108,6 +108,28 @@ def on_demand(folder: Path, role: str, entry: str, *, hosts: str = "swarm_manage
     return path
 
 
+def test_somebody_elses_registry_is_used_by_its_address_and_none_is_run(machines: Lab, run: Run, tmp_path: Path) -> None:
+    # That of another machine stands in for Harbor, whose names begin with a project.
+    playbook = on_demand(tmp_path, "registry", "main", hosts="gpu8")
+    refused = run(playbook, registry_external=True)
+    assert refused.status != 0
+    assert "registry_external is true, so that no registry runs here: leave registry_cache_address" in refused.words
+    assert refused.changed == ()
+    archive = str(machines.paths.state / "artifacts" / "images" / "nginx.tar")
+    theirs = {
+        "registry_external": True,
+        "registry_ca": on(machines, "gpu7", "cat /var/lib/llm-stack/registry/tls.crt") + "\n",
+        "registry_images": [{"name": "project/nginx:1", "archive": archive}],
+        "registry_cache_address": "",
+        "registry_garbage_collection": "",
+    }
+    assert run(playbook, **theirs).status == 0
+    assert "llm-registry" not in on(machines, "gpu8", "docker ps --format '{{.Names}}'")
+    on(machines, "gpu8", "docker pull --quiet 10.77.0.37:5000/project/nginx:1")
+    again = run(playbook, **theirs)
+    assert (again.status, again.changed) == (0, ())
+
+
 def test_managers_lock_and_a_restart_unlocks_them(machines: Lab, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     key = tmp_path_factory.mktemp("key") / "unlock.key"
     locked = {"swarm_manager_autolock": True, "swarm_manager_unlock_key_file": str(key)}
