@@ -15,7 +15,8 @@ from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
 
-MACHINE = "manager1"
+# Those of the mesh have no other use here.
+MACHINE, MESH = "manager1", ("gpu7", "gpu8", "gpu9")
 pytestmark = pytest.mark.long
 
 
@@ -48,7 +49,24 @@ def test_the_scenario_passes_on_a_new_machine(new: Lab, scenario: str) -> None:
     assert molecule(new, scenario) == 0
 
 
-@pytest.mark.parametrize("scenario", ["mesh", "gpu_worker", "llm_services"])
-def test_the_scenario_passes_on_several_machines(lab: Lab, models: str, scenario: str) -> None:
+@pytest.fixture
+def served(lab: Lab, models: str) -> Lab:
+    """Three machines, and models to be had."""
     (lab.paths.state / "molecule-models.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
-    assert molecule(lab, scenario) == 0
+    return lab
+
+
+@pytest.mark.parametrize("scenario", ["gpu_worker", "llm_services"])
+def test_the_scenario_passes_on_several_machines(served: Lab, scenario: str) -> None:
+    assert molecule(served, scenario) == 0
+
+
+def test_the_scenario_mesh_passes_on_machines_of_its_own(served: Lab) -> None:
+    for name in MESH:
+        served.forget(name)
+    served.up(MESH)
+    try:
+        assert molecule(served, "mesh") == 0
+    finally:
+        for name in MESH:
+            served.forget(name)
