@@ -67,7 +67,7 @@ def test_three_managers_are_made_and_then_left_alone(machines: Lab, run: Run) ->
     assert (again.status, again.changed) == (0, ())
     for name in MANAGERS:
         assert on(machines, name, "systemctl is-enabled llm-swarm-firewall") == "enabled"
-        assert "10.77.0.38" in on(machines, name, "nft get element inet llm_stack_swarm nodes4 '{ 10.77.0.38 }'")
+        assert "elements = { 10.77.0.37-10.77.0.39 }" in on(machines, name, "nft list set inet llm_stack_swarm nodes4")
 
 
 def test_two_managers_are_refused(machines: Lab, tmp_path: Path) -> None:
