@@ -39,12 +39,22 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 @pytest.mark.parametrize("native", [0, 11434])
 @pytest.mark.parametrize("chat", [False, True])
 def test_nginx_accepts_the_edge_s_configuration(tmp_path: Path, engine: str, native: int, chat: bool) -> None:
-    path = edge_files(tmp_path, 18443, native, "balancer:8080", {"llm_services_engine": engine, "llm_services_chat": {"enabled": chat}})
+    changes = {
+        "llm_services_engine": engine,
+        "llm_services_chat": {"enabled": chat},
+        "llm_services_open_webui": {"enabled": chat},
+        "llm_services_tls": {"domains": ["llm.test"] if native else []},
+        "__llm_services_acme_thumbprint": "thumb",
+        "__llm_services_keys_server": "127.0.0.1:8406",
+    }
+    path = edge_files(tmp_path, 18443, native, "127.0.0.1:8080", changes)
     ended = subprocess.run(
         [program("nginx", "nginx-light"), "-e", "stderr", "-t", "-q", "-c", str(path)], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ("api/(chat" in path.read_text()) == (engine == "ollama" and native > 0)
+    assert ("acme-challenge" in path.read_text()) == (native > 0)
+    assert ("listen 8443 ssl" in path.read_text()) == chat
 
 
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])

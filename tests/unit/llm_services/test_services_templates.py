@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -51,6 +52,37 @@ CHAT: dict[str, Any] = {"enabled": True, "analytics_password": "a-password-of-th
 def test_the_chat_service_is_off_by_default() -> None:
     assert set(stack()["services"]) == {"edge", "balancer", "engine"}
     assert "widget" not in render("nginx.conf.j2")
+
+
+def test_the_edge_follows_the_balancers_names_and_keeps_its_connections() -> None:
+    text = render("nginx.conf.j2")
+    assert "server balancer:8080 resolve" in text
+    assert "server balancer:8406 resolve" in text
+    assert text.count("keepalive 32;") == 2
+
+
+def test_open_webui_asks_the_edge_and_is_reached_through_it_alone() -> None:
+    assert "open-webui" not in stack()["services"]
+    services = stack(llm_services_open_webui={"enabled": True, "port": 8444})["services"]
+    service = services["open-webui"]
+    # Pinned by version, bounded, and with no secret in its environment.
+    assert re.fullmatch(r"ghcr\.io/open-webui/open-webui:v\d+\.\d+\.\d+", service["image"])
+    assert "ports" not in service
+    assert service["networks"] == ["llm"]
+    assert service["environment"]["OPENAI_API_BASE_URL"] == "http://edge:8082/v1"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["deploy"]["resources"]["limits"]["memory"] == "4G"
+    assert service["deploy"]["update_config"]["failure_action"] == "rollback"
+    assert [port["published"] for port in services["edge"]["ports"]] == [443, 11434, 8444]
+    text = render("nginx.conf.j2", llm_services_open_webui={"enabled": True, "port": 8444})
+    assert "listen 8444 ssl" in text
+    # The door without a key is inside the network only.
+    assert 8082 not in [port["published"] for port in services["edge"]["ports"]]
+
+
+def test_port_80_is_published_for_acme_alone() -> None:
+    ports = stack(llm_services_tls={"domains": ["llm.test"]})["services"]["edge"]["ports"]
+    assert {"target": 80, "published": 80, "protocol": "tcp", "mode": "host"} in ports
 
 
 @pytest.mark.parametrize("name", ["chroma", "chat", "analytics"])
