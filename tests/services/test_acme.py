@@ -12,7 +12,6 @@ import signal
 import ssl
 import subprocess
 import time
-from pathlib import Path
 from typing import Any, Iterator
 
 import jinja2
@@ -59,12 +58,13 @@ class Site:
         environment.filters["regex_replace"] = lambda text, _old, new: new + text
         fill = lambda value, more: environment.from_string(str(value)).render(**variables, **more)  # noqa: E731 - used twice, here
         more = {
-            name: [fill(each, {}) for each in value] if isinstance(value, list) else fill(value, {}) for name, value in found["vars"].items()
+            name: [fill(each, {}) for each in value] if isinstance(value, list) else fill(value, {})
+            for name, value in found["vars"].items()
         }
         made: list[str] = fill(found["ansible.builtin.command"]["argv"], more)
         return made
 
-    def certbot(self, argv: list[str]) -> "subprocess.CompletedProcess[str]":
+    def certbot(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
         """Run certbot below this place alone."""
         assert argv[0] == "certbot"
         places = [f"--{name}-dir={self.place / part}" for name, part in (("config", "etc"), ("work", "work"), ("logs", "logs"))]

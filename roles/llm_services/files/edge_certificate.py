@@ -4,8 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Stands between certbot and the edge: tells what certbot has, and gives the edge a new certificate.
 
-    edge_certificate.py look SERVER NAME     prints account and certificate as JSON
-    edge_certificate.py roll STACK           certbot's hook after a renewal; RENEWED_LINEAGE is the certificate's directory
+edge_certificate.py look SERVER NAME     prints account and certificate as JSON
+edge_certificate.py roll STACK           certbot's hook after a renewal; RENEWED_LINEAGE is the certificate's directory
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Sequence
 
 ETC = Path(os.environ.get("CERTBOT_CONFIG_DIR", "/etc/letsencrypt"))
 # How the role's stack has them in the edge: kind, name in the stack, file of certbot, path in the container, mode.
-PARTS = (("config", "edge_certificate", "fullchain.pem", "/etc/nginx/tls.crt", ""), ("secret", "edge_tls_key", "privkey.pem", "edge_tls_key", "0400"))
+PARTS = (
+    ("config", "edge_certificate", "fullchain.pem", "/etc/nginx/tls.crt", ""),
+    ("secret", "edge_tls_key", "privkey.pem", "edge_tls_key", "0400"),
+)
 
 
-def run(argv: Sequence[str], text: Optional[str] = None) -> str:
+def run(argv: Sequence[str], text: str | None = None) -> str:
     """What a command said.
 
     :raises SystemExit: it failed; with its words.
     """
-    ended = subprocess.run(argv, input=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
+    ended = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise SystemExit(f"`{' '.join(argv)}` failed: {ended.stderr.strip()}")
     return ended.stdout
 
 
-def thumbprint(key: Dict[str, Any]) -> str:
+def thumbprint(key: dict[str, Any]) -> str:
     """The thumbprint of a public key as JWK (RFC 7638): of its required members alone, in the order of their names."""
     members = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")}[key["kty"]]
     text = json.dumps({name: key[name] for name in members}, sort_keys=True, separators=(",", ":"))
@@ -50,7 +53,7 @@ def account(server: str) -> str:
     return thumbprint(json.loads(keys[0].read_text())) if keys else ""
 
 
-def domains(certificate: Path) -> List[str]:
+def domains(certificate: Path) -> list[str]:
     """The names a certificate is for; none when it is not there."""
     if not certificate.exists():
         return []
@@ -58,7 +61,7 @@ def domains(certificate: Path) -> List[str]:
     return sorted(re.findall(r"DNS:([^,\s]+)", said))
 
 
-def look(server: str, name: str) -> Dict[str, Any]:
+def look(server: str, name: str) -> dict[str, Any]:
     """What certbot has: the account's thumbprint, the certificate's names, and the server it is from."""
     renewal = ETC / "renewal" / f"{name}.conf"
     origin = re.search(r"^server\s*=\s*(\S+)", renewal.read_text(), re.MULTILINE) if renewal.exists() else None
@@ -69,7 +72,7 @@ def look(server: str, name: str) -> Dict[str, Any]:
     }
 
 
-def held(spec: Dict[str, Any], kind: str, target: str) -> str:
+def held(spec: dict[str, Any], kind: str, target: str) -> str:
     """The name of the config or secret that a service has at a path; empty when none."""
     title = kind.capitalize()
     entries = spec["TaskTemplate"]["ContainerSpec"].get(f"{title}s") or []
@@ -83,7 +86,7 @@ def roll(stack: str, lineage: Path) -> str:
     """
     service = f"{stack}_edge"
     spec = json.loads(run(["docker", "service", "inspect", service]))[0]["Spec"]
-    options: List[str] = []
+    options: list[str] = []
     for kind, name, file, target, mode in PARTS:
         text = (lineage / file).read_text()
         new = f"{stack}_{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -100,12 +103,12 @@ def roll(stack: str, lineage: Path) -> str:
     return f"{service} has a new certificate"
 
 
-def main(argv: List[str]) -> None:
+def main(argv: list[str]) -> None:
     """Do what is asked; see above."""
     if argv[:1] == ["look"] and len(argv) == 3:
-        print(json.dumps(look(argv[1], argv[2])))
+        sys.stdout.write(json.dumps(look(argv[1], argv[2])) + "\n")
     elif argv[:1] == ["roll"] and len(argv) == 2:
-        print(roll(argv[1], Path(os.environ.get("RENEWED_LINEAGE", str(ETC / "live" / "llm-edge")))))
+        sys.stdout.write(roll(argv[1], Path(os.environ.get("RENEWED_LINEAGE", str(ETC / "live" / "llm-edge")))) + "\n")
     else:
         raise SystemExit(__doc__)
 
