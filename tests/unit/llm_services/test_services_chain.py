@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,25 @@ def test_a_key_that_asks_too_often_is_told_so_and_the_others_go_on(tmp_path: Pat
 def test_a_body_of_100_kilobytes_arrives(chain: Chain) -> None:
     long = {**QUESTION, "messages": [{"role": "user", "content": "x" * 100_000}], "max_tokens": 1}
     assert chain.ask("POST", "/v1/chat/completions", long, headers=AUTHORIZED).status == 200
+
+
+def connections(chain: Chain) -> dict[str, int]:
+    """How many connections each door of the balancer has taken."""
+    found = re.search(r"frontend metrics\s+bind 127\.0\.0\.1:(\d+)", (chain.place / "haproxy.cfg").read_text())
+    assert found
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    counts = re.findall(r'^haproxy_frontend_connections_total\{proxy="(llm|keys)"\} (\d+)', text, re.MULTILINE)
+    return {name: int(count) for name, count in counts}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_connections_to_the_balancer_are_kept(chain: Chain, stream: bool) -> None:
+    ask = lambda: chain.ask("POST", "/v1/chat/completions", {**QUESTION, "stream": stream}, headers=AUTHORIZED).status  # noqa: E731
+    assert ask() == 200
+    before = connections(chain)
+    assert {ask() for _number in range(5)} == {200}
+    assert connections(chain) == before
 
 
 def test_keys_and_prompts_are_not_logged(chain: Chain) -> None:
