@@ -176,8 +176,12 @@ def test_site_does_not_act_beside_another_run(whole: Control) -> None:
 
 
 def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
-    whole.declare(gpu_fleet={**FLEET, "placements": [{"region": "r1", "flavor": ""}]})
+    def lose(cloud: StandinCloud) -> None:
+        cloud.interrupt(next(iter(cloud.servers)))
+        cloud.room.update(z1=0, z2=0)
+
+    whole.change(lose)
     failed = whole.play("provision")
     assert failed.returncode != 0
-    assert "has no flavor" in failed.stdout[failed.stdout.index("Say why") :]
+    assert "there is no capacity" in failed.stdout[failed.stdout.index("Say why") :]
     assert "llm-stack.lock" not in whole.swarm.labels
