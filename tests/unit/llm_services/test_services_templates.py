@@ -197,7 +197,12 @@ def test_the_measured_values_are_all_there() -> None:
 def script(place: Path, name: str) -> str:
     """The engine's start script with the container's paths moved below ``place``."""
     text = render("ollama-start.sh.j2", llm_services_model=name)
-    for before, after in (("/models/", f"{place}/models/"), ("/tmp/Modelfile", f"{place}/Modelfile"), ("/11434", "/$PORT")):
+    for before, after in (
+        ("/models/", f"{place}/models/"),
+        ("/tmp/Modelfile", f"{place}/Modelfile"),
+        ("/11434", "/$PORT"),
+        (":11434", ":$PORT"),
+    ):
         text = text.replace(before, after)
     return text
 
