@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -240,7 +241,8 @@ class Started:
             text=True,
             start_new_session=True,
         )
-        guard = threading.Timer(60, started.kill)
+        # All of its session: what it started holds the pipe too.
+        guard = threading.Timer(60, os.killpg, (started.pid, signal.SIGKILL))
         guard.start()
         said = ""
         assert started.stdout is not None
