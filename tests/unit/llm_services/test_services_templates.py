@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -197,7 +198,12 @@ def test_the_measured_values_are_all_there() -> None:
 def script(place: Path, name: str) -> str:
     """The engine's start script with the container's paths moved below ``place``."""
     text = render("ollama-start.sh.j2", llm_services_model=name)
-    for before, after in (("/models/", f"{place}/models/"), ("/tmp/Modelfile", f"{place}/Modelfile"), ("/11434", "/$PORT")):
+    for before, after in (
+        ("/models/", f"{place}/models/"),
+        ("/tmp/Modelfile", f"{place}/Modelfile"),
+        ("/11434", "/$PORT"),
+        (":11434", ":$PORT"),
+    ):
         text = text.replace(before, after)
     return text
 
@@ -235,7 +241,8 @@ class Started:
             text=True,
             start_new_session=True,
         )
-        guard = threading.Timer(60, started.kill)
+        # All of its session: what it started holds the pipe too.
+        guard = threading.Timer(60, os.killpg, (started.pid, signal.SIGKILL))
         guard.start()
         said = ""
         assert started.stdout is not None
