@@ -15,7 +15,7 @@ version=$(dpkg-query -W -f '${Version}' "$package")
 dpkg-query -s "$package" | sed -e '/^Status:/d' -e '/^Conffiles:/,/^[A-Z]/{/^Conffiles:/d;/^ /d}' -e "s/^Version:.*/Version: $version$suffix/" \
   >"$tree/DEBIAN/control"
 for script in preinst postinst prerm postrm conffiles; do
-  [ ! -e "/var/lib/dpkg/info/$package.$script" ] || cp -p "/var/lib/dpkg/info/$package.$script" "$tree/DEBIAN/"
+  [ ! -e "/var/lib/dpkg/info/$package.$script" ] || cp -p "/var/lib/dpkg/info/$package.$script" "$tree/DEBIAN/$script"
 done
 [ -z "$broken" ] || sed -i '2i [ -e /run/mended ] || { echo "this version cannot be configured" >\&2; exit 1; }' "$tree/DEBIAN/postinst"
 # What the machine's image left out of the package stays out.
