@@ -35,8 +35,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Debian suites and the packages unpacked from them; their maintainer scripts are not run.
 _TOOLS = ("bash", "dash", "coreutils", "libc-bin", "curl", "base-files")
 SUITES = {
-    "trixie": (*_TOOLS, "nginx", "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6"),
-    "sid": (*_TOOLS, "llama.cpp"),
+    "trixie": (*_TOOLS, "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6"),
+    "sid": (*_TOOLS, "llama.cpp", "nginx"),
 }
 _COREUTILS = (
     "cat",
@@ -135,8 +135,9 @@ class Recipe:
 RECIPES = (
     Recipe(
         "nginx",
-        "llm/nginx:1.26",
-        "trixie",
+        # As the role's default: older ones follow no name of an upstream.
+        "llm/nginx:1.30",
+        "sid",
         ("usr/sbin/nginx", "etc/nginx/mime.types"),
         {
             "Entrypoint": ["/docker-entrypoint.sh"],
