@@ -96,7 +96,8 @@ def run(lab: Lab, models: str) -> Callable[..., Outcome]:
     """Run playbooks by name, such as ``run("swarm", "workers", check=True)``."""
 
     def run_playbooks(*names: str, check: bool = False, **variables: object) -> Outcome:
-        paths = [REPO / "playbooks" / f"{name}.yml" for name in names]
+        # A name with a path stays what it is.
+        paths = [REPO / "playbooks" / (name if name.endswith(".yml") else f"{name}.yml") for name in names]
         options = [*(str(path) for path in paths[1:]), *(["--check", "--diff"] if check else [])]
         extra = {"gpu_worker_models_ca": models, **variables}
         return play(lab, paths[0], *options, variables=extra, inventory=(HERE / "inventory",))
