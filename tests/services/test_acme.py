@@ -109,11 +109,13 @@ class Site:
 def site(processes: Processes) -> Iterator[Site]:
     """All of it, before the first certificate."""
     made = Site(processes)
-    registered = made.certbot(made.command("acme.yml", "Register with the authority"))
-    assert registered.returncode == 0, registered.stderr
-    made.edge(processes)
-    yield made
-    made.authority.end()
+    try:
+        registered = made.certbot(made.command("acme.yml", "Register with the authority"))
+        assert registered.returncode == 0, registered.stderr
+        made.edge(processes)
+        yield made
+    finally:
+        made.authority.end()
 
 
 def until_shown(site: Site, certificate: str) -> None:
