@@ -44,6 +44,8 @@ from .state import Notes
 
 # How long before the end of a billed hour a regular server is handed back: its successor has to boot and prove itself first.
 _HAND_BACK = 900.0
+# In so many zones servers must run or be started before another may wait: the loss of one leaves somebody to answer.
+_ENOUGH = 2
 _VERBS = {"restored": RESTORE, "switched": RESTORE, "created": CREATE, "replaced": REPLACE, "started": START, "adopted": WAIT}
 
 
@@ -154,6 +156,9 @@ class _Planner:
         name, old = work.slot.name, next(iter(work.restore or work.old), work.server)
         verb, reason, restore = _VERBS[work.action], work.reason, bool(work.restore)
         choice = self._choose(work.slot)
+        patience = self._patience(name)
+        if patience:
+            return Action(name, REFUSE, f"{reason}. {patience}", server=old)
         price = self._restore_price(old) if restore and old else 0.0
         elsewhere = [rung for rung in choice.rungs if not self._open(rung)]
         if restore and old and self._breaker.is_open(place_key(old, self._tag), self._now) and name in self._desired.allow_data_loss:
@@ -174,6 +179,13 @@ class _Planner:
         cost = price if restore else choice.price
         how = ("first" if choice.rungs else "only") if restore else "never"
         return Action(name, verb, reason, cost, server=old, placements=_places(choice), restore=how)
+
+    def _patience(self, slot: str) -> str:
+        """Return why a server had better wait for the next hour, of which the bill counts started ones; an empty string when not."""
+        left = HOUR - self._now % HOUR
+        if left > self._policy.patience or len(set(self._zones(slot))) < _ENOUGH:
+            return ""
+        return f"Others are in two zones, so it waits for the next hour to be billed, in {left / 60:.0f} min"
 
     def _about_alive(self, work: Work) -> Action:
         server, name = work.server, work.slot.name
