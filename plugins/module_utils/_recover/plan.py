@@ -130,8 +130,7 @@ class _Planner:
         others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
         actions.update({name: self._about_host(name, address) for name, address in others.items()})
         self._shed(actions)
-        if not any(one.acts for one in actions.values()):
-            self._improve(actions)
+        self._improve(actions, busy=any(one.acts for one in actions.values()))
         order = tuple(actions.values())
         changes = [one.cost for one in order if one.acts]
         known = not self._unpriced and all(cost is not None for cost in changes)
@@ -160,7 +159,8 @@ class _Planner:
         if patience:
             return Action(name, REFUSE, f"{reason}. {patience}", server=old)
         price = self._restore_price(old) if restore and old else 0.0
-        elsewhere = [rung for rung in choice.rungs if not self._open(rung)]
+        # Where there was no room a while ago, there is no way out either.
+        elsewhere = [rung for rung in choice.rungs if not self._open(rung) and not self._failed(rung)]
         if restore and old and self._breaker.is_open(place_key(old, self._tag), self._now) and name in self._desired.allow_data_loss:
             if elsewhere:
                 verb, restore, price = REPLACE, False, 0.0
@@ -352,10 +352,14 @@ class _Planner:
             self._ledger = ended(self._ledger, price)
             actions[name] = Action(name, SHED, reason, -price, server=server, node=action.node)
 
-    def _improve(self, actions: dict[str, Action]) -> None:
-        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time."""
+    def _improve(self, actions: dict[str, Action], *, busy: bool) -> None:
+        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time.
+
+        :param busy: something is being repaired; only what would be billed for a further hour is handed back meanwhile.
+        """
         rested = self._now - self._rotated >= self._policy.rotate_gap
-        for name, do, reason in [*self._alone(actions), *([*self._due(actions), *self._regular_ones(actions)] if rested else [])]:
+        better = [] if busy else [*self._alone(actions), *(self._due(actions) if rested else [])]
+        for name, do, reason in [*better, *(self._regular_ones(actions) if rested else [])]:
             server, slot = actions[name].server, self._desired.slot(name)
             if server is None or slot is None:
                 continue

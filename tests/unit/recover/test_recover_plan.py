@@ -122,6 +122,11 @@ def test_the_breaker_leaves_a_placement_alone() -> None:
     assert "left alone for a while" in action.reason
     assert only(decide(gone, fleet(allow_data_loss=[]), notes=OPEN_Z1)).do == "restore"
     assert places(only(decide(seen(), notes=OPEN_Z1))) == [Z2]
+    # The other placement had no room a moment ago: better where it was than nowhere.
+    full = replace(OPEN_Z1, memory={Z2: {"until": NOW + 60, "reason": "no room"}})
+    action = only(decide(gone, notes=full))
+    assert (action.do, action.restore) == ("restore", "first")
+    assert "tried there all the same" in action.reason
 
 
 def test_with_the_breaker_open_everywhere_regular_ones_stand_in_and_without_any_it_is_tried_all_the_same() -> None:
