@@ -77,8 +77,8 @@ again.
 |---|---|---|---|---|---|---|
 {table}
 
-With `gpu_workers_patience` at {POLICY.patience:.0f}: what is lost in the second half of an hour waits for the next while others are in two
-zones, because a started hour is billed in full. It costs engines, not availability. Without it, the worst month of the model
+With `gpu_workers_patience` at {POLICY.patience:.0f}: so many seconds before the end of an hour, what is lost waits for the next while
+others are in two zones, because a started hour is billed in full. It costs engines. Without it, the worst month of the model
 {MODELS[-1].name} costs {max(one.cost for one in at_once) * 100:.1f} % and has {min(one.engines for one in at_once):.2f} engines on the
 average, {min(one.availability for one in at_once) * 100:.3f} % of the time at least one.
 
