@@ -94,6 +94,13 @@ options:
     description: Seconds between two tries to have a preemptible server in place of a regular one.
     type: float
     default: 1800
+  patience:
+    description:
+      - So many seconds before the end of an hour, a server is not brought back until the next one begins, while others run, or are started,
+        in two zones. Clouds bill a started hour in full, so this saves one; the engine is missing for as long.
+      - V(0) never waits.
+    type: float
+    default: 0
   grace:
     description: Seconds a server that was just started has to become a node by itself.
     type: float
@@ -178,7 +185,18 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.opt
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.read import read_catalogue
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
 
-_POLICY = ("spare", "regular_max", "budget", "rotate_gap", "breaker_limit", "breaker_window", "breaker_rest", "hand_back_gap", "grace")
+_POLICY = (
+    "spare",
+    "regular_max",
+    "budget",
+    "rotate_gap",
+    "breaker_limit",
+    "breaker_window",
+    "breaker_rest",
+    "hand_back_gap",
+    "patience",
+    "grace",
+)
 
 
 def argument_spec() -> dict[str, Any]:

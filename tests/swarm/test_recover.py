@@ -98,11 +98,14 @@ class Fleet:
         return {one["name"]: one["id"] for one in self.cloud.alive()}
 
     def interrupt(self, *machines: str, room: bool = True) -> None:
-        """Take the power from machines, as a cloud does that interrupts their servers."""
-        cloud = self.cloud
+        """Take the power from machines, as a cloud does that interrupts their servers.
+
+        :param room: whether they may come back where they were.
+        """
+        cloud, servers = self.cloud, self.servers()
         for machine in machines:
-            cloud.interrupt(self.servers()[machine])
-        cloud.room = {} if room else {"z1": 0}
+            cloud.interrupt(servers[machine])
+        cloud.room = {} if room else {cloud.servers[servers[machine]]["OS-EXT-AZ:availability_zone"]: 0 for machine in machines}
         draft = self.file.with_suffix(".test")
         draft.write_bytes(pickle.dumps(cloud))
         draft.replace(self.file)

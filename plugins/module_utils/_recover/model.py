@@ -83,6 +83,7 @@ class Policy:
     :param rotate_gap: between the beginnings of two rotations.
     :param breaker_limit: as many interruptions at a placement within `breaker_window` and it is left alone for `breaker_rest`.
     :param hand_back_gap: between two tries to have a preemptible server in place of a regular one.
+    :param patience: so late in an hour, of which a started one is billed in full, a server waits for the next while two zones serve.
     :param grace: how long a server that was just started has to become a node by itself.
     """
 
@@ -95,6 +96,7 @@ class Policy:
     breaker_window: float = 3600.0
     breaker_rest: float = 3600.0
     hand_back_gap: float = 1800.0
+    patience: float = 0.0
     grace: float = 120.0
 
 

@@ -44,6 +44,8 @@ from .state import Notes
 
 # How long before the end of a billed hour a regular server is handed back: its successor has to boot and prove itself first.
 _HAND_BACK = 900.0
+# In so many zones servers must run or be started before another may wait: the loss of one leaves somebody to answer.
+_ENOUGH = 2
 _VERBS = {"restored": RESTORE, "switched": RESTORE, "created": CREATE, "replaced": REPLACE, "started": START, "adopted": WAIT}
 
 
@@ -128,8 +130,7 @@ class _Planner:
         others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
         actions.update({name: self._about_host(name, address) for name, address in others.items()})
         self._shed(actions)
-        if not any(one.acts for one in actions.values()):
-            self._improve(actions)
+        self._improve(actions, busy=any(one.acts for one in actions.values()))
         order = tuple(actions.values())
         changes = [one.cost for one in order if one.acts]
         known = not self._unpriced and all(cost is not None for cost in changes)
@@ -154,8 +155,12 @@ class _Planner:
         name, old = work.slot.name, next(iter(work.restore or work.old), work.server)
         verb, reason, restore = _VERBS[work.action], work.reason, bool(work.restore)
         choice = self._choose(work.slot)
+        patience = self._patience(name)
+        if patience:
+            return Action(name, REFUSE, f"{reason}. {patience}", server=old)
         price = self._restore_price(old) if restore and old else 0.0
-        elsewhere = [rung for rung in choice.rungs if not self._open(rung)]
+        # Where there was no room a while ago, there is no way out either.
+        elsewhere = [rung for rung in choice.rungs if not self._open(rung) and not self._failed(rung)]
         if restore and old and self._breaker.is_open(place_key(old, self._tag), self._now) and name in self._desired.allow_data_loss:
             if elsewhere:
                 verb, restore, price = REPLACE, False, 0.0
@@ -174,6 +179,13 @@ class _Planner:
         cost = price if restore else choice.price
         how = ("first" if choice.rungs else "only") if restore else "never"
         return Action(name, verb, reason, cost, server=old, placements=_places(choice), restore=how)
+
+    def _patience(self, slot: str) -> str:
+        """Return why a server had better wait for the next hour, of which the bill counts started ones; an empty string when not."""
+        left = HOUR - self._now % HOUR
+        if left > self._policy.patience or len(set(self._zones(slot))) < _ENOUGH:
+            return ""
+        return f"Others are in two zones, so it waits for the next hour to be billed, in {left / 60:.0f} min"
 
     def _about_alive(self, work: Work) -> Action:
         server, name = work.server, work.slot.name
@@ -340,10 +352,14 @@ class _Planner:
             self._ledger = ended(self._ledger, price)
             actions[name] = Action(name, SHED, reason, -price, server=server, node=action.node)
 
-    def _improve(self, actions: dict[str, Action]) -> None:
-        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time."""
+    def _improve(self, actions: dict[str, Action], *, busy: bool) -> None:
+        """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time.
+
+        :param busy: something is being repaired; only what would be billed for a further hour is handed back meanwhile.
+        """
         rested = self._now - self._rotated >= self._policy.rotate_gap
-        for name, do, reason in [*self._alone(actions), *([*self._due(actions), *self._regular_ones(actions)] if rested else [])]:
+        better = [] if busy else [*self._alone(actions), *(self._due(actions) if rested else [])]
+        for name, do, reason in [*better, *(self._regular_ones(actions) if rested else [])]:
             server, slot = actions[name].server, self._desired.slot(name)
             if server is None or slot is None:
                 continue

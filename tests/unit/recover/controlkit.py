@@ -102,6 +102,8 @@ class Control:
         environment = {
             **os.environ,
             "HOME": str(self.place),
+            # One place for both who write and who read what runs in the background: the home is not the account's.
+            "ANSIBLE_ASYNC_DIR": str(self.place / "async"),
             "PYTHONPATH": f"{ROOT / 'tests/unit/selectel/standin_sdk'}:{ROOT / 'tests/unit/recover/standin_docker'}",
             "STANDIN_CLOUD": str(self.place / "cloud"),
             "STANDIN_DOCKER": self.swarm.url,

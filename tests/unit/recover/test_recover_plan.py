@@ -122,6 +122,11 @@ def test_the_breaker_leaves_a_placement_alone() -> None:
     assert "left alone for a while" in action.reason
     assert only(decide(gone, fleet(allow_data_loss=[]), notes=OPEN_Z1)).do == "restore"
     assert places(only(decide(seen(), notes=OPEN_Z1))) == [Z2]
+    # The other placement had no room a moment ago: better where it was than nowhere.
+    full = replace(OPEN_Z1, memory={Z2: {"until": NOW + 60, "reason": "no room"}})
+    action = only(decide(gone, notes=full))
+    assert (action.do, action.restore) == ("restore", "first")
+    assert "tried there all the same" in action.reason
 
 
 def test_with_the_breaker_open_everywhere_regular_ones_stand_in_and_without_any_it_is_tried_all_the_same() -> None:
@@ -388,3 +393,27 @@ def test_a_regular_one_is_not_handed_back_to_the_zone_that_bears_all_others() ->
 def test_the_key_leaves_the_host_only_for_an_edge_that_is_verified(host: str, verified: bool) -> None:
     context = proof._context(host)
     assert (context.check_hostname, context.verify_mode == ssl.CERT_REQUIRED) == (verified, verified)
+
+
+LAST_MINUTES = NOW + 3000
+LOST = server("gpu3", "SHELVED_OFFLOADED")
+
+
+@pytest.mark.parametrize(
+    ("others", "now", "patience", "do"),
+    [
+        ((server("gpu1"), server("gpu2", zone="z2")), LAST_MINUTES, 900.0, "refuse"),
+        ((server("gpu1"), server("gpu2", regular=True)), LAST_MINUTES, 900.0, "refuse"),
+        ((server("gpu1"), server("gpu2", zone="z2")), LAST_MINUTES, 0.0, "restore"),
+        ((server("gpu1"), server("gpu2", zone="z2")), LAST_MINUTES, 599.0, "restore"),
+        ((server("gpu1"), server("gpu2", zone="z2")), NOW, 900.0, "restore"),
+        ((server("gpu1"), server("gpu2")), LAST_MINUTES, 900.0, "restore"),
+        ((server("gpu1"), server("gpu2", "ERROR", zone="z2")), LAST_MINUTES, 900.0, "refuse"),
+    ],
+)
+def test_late_in_a_billed_hour_a_server_waits_while_others_are_in_two_zones(others: Any, now: float, patience: float, do: str) -> None:
+    found = decide(seen(*others, LOST), fleet("gpu1", "gpu2", "gpu3", **REGULAR), now=now, patience=patience)
+    action = next(one for one in found.actions if one.slot == "gpu3")
+    assert action.do == do
+    assert not action.person
+    assert ("waits for the next hour to be billed, in 10 min" in action.reason) == (do == "refuse")
