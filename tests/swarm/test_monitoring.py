@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Monitoring and backups on a swarm: a real Prometheus, Alertmanager, blackbox and node exporter; what goes wrong is told, and told to be over.
+"""Monitoring and backups on a swarm, with a real Prometheus and its family: what goes wrong is told, and told to be over.
 
 Grafana, cAdvisor and the GPU exporter are stand-ins. What needs ZFS is in tests/lab/test_storage_backup.py.
 """
