@@ -18,11 +18,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "monitoring"
 COLLECTIONS = ROOT / "build" / "collections"
-sys.path[:0] = [str(ROLE / "files" / "exporters"), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROLE / "files" / "exporters"), str(ROLE / "files" / "monitor"), str(Path(__file__).resolve().parent)]
 
 PASSWORD, BOT, HOOK = "a-password-of-the-tests", "123456:a-token-of-the-tests", "https://hooks.example.org/a-secret-of-the-tests"
 GOOD: dict[str, Any] = {
     "monitoring_grafana_password": PASSWORD,
+    "monitoring_status_password": PASSWORD,
     "monitoring_alerts": {
         "email": {"to": "ops@example.org", "smarthost": "mail.example.org:587", "username": "ops", "password": PASSWORD},
         "telegram": {"token": BOT, "chat": -100200},
@@ -54,6 +55,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"monitoring_grafana_password": "admin"},
         "monitoring_grafana_password has 5 characters and needs 12; Grafana is not started with its default password.",
     ),
+    "status": ({"monitoring_status_password": "short"}, "monitoring_status_password has 5 characters and needs 12."),
     "mail": (
         {"monitoring_alerts": {"email": {"to": "a@b.org"}}},
         "monitoring_alerts cannot work like this: email. email needs to and smarthost",

@@ -88,7 +88,11 @@ def test_nothing_is_published_unless_it_is_asked_for(written: Written, site: str
 
 def test_the_engine_s_socket_is_reached_by_its_two_readers_alone(written: Written) -> None:
     services = stack(written, "good")["services"]
-    assert sorted(name for name, one in services.items() if "monitoring_api" in one["networks"]) == ["prometheus", "socket_proxy", "swarm"]
+    assert sorted(name for name, one in services.items() if "monitoring_api" in one["networks"]) == [
+        "prometheus",
+        "socket_proxy",
+        "swarm_monitor",
+    ]
     assert services["socket_proxy"]["networks"] == ["monitoring_api"]
     assert [name for name, one in services.items() if "docker.sock" in str(one.get("volumes"))] == ["socket_proxy"]
 
@@ -97,7 +101,7 @@ def test_passwords_and_tokens_are_in_secrets_and_nowhere_else(written: Written) 
     for name in ("stack.json", "configs.json", "prometheus.yml", "storage.json"):
         assert not any(secret in written.text("good", name) for secret in (PASSWORD, BOT, HOOK)), name
     names = {secret["name"] for secret in json.loads(written.text("good", "secrets.json"))}
-    assert names == {"alertmanager_yml", "grafana_password"}
+    assert names == {"alertmanager_yml", "grafana_password", "status_password"}
 
 
 @pytest.mark.parametrize("site", STACKS)
