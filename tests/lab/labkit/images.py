@@ -243,17 +243,18 @@ CHAT_RECIPES = (
 )
 
 
-def _watcher(name: str, tag: str, program: str, **more: object) -> Recipe:
+def _watcher(name: str, tag: str, program: str, *paths: str, **more: object) -> Recipe:
     """An image of a program of Prometheus' family, whose official one has busybox beside it.
 
     :param program: its name in the official image; Debian's has a prefix.
+    :param paths: what it needs besides.
     """
     package = f"prometheus-{name}" if name != "prometheus" else name
     return Recipe(
         name,
         tag,
         "trixie",
-        (f"usr/bin/{package}", "usr/bin/busybox"),
+        (f"usr/bin/{package}", "usr/bin/busybox", *paths),
         {"Entrypoint": [f"/bin/{program}"], "User": "65534", **more},
         links={"usr/bin/wget": "busybox", **({} if package == program else {f"usr/bin/{program}": package})},
     )
@@ -267,7 +268,7 @@ def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
         "trixie",
         ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*", "usr/bin/busybox"),
         {"Entrypoint": ["/usr/bin/python3", "/standin.py"], **more} if standin else {"Cmd": ["python3"], **more},
-        drop=_UNUSED_PYTHON,
+        drop=tuple(part for part in _UNUSED_PYTHON if part != "sqlite3"),
         links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13", "usr/bin/wget": "busybox"},
         copies={"standin.py": STANDINS / standin} if standin else {},
     )
@@ -276,7 +277,9 @@ def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
 # What the monitoring runs. Grafana, cAdvisor and the GPU exporter are in no package of Debian's: stand-ins take their place.
 MONITORING_RECIPES = (
     _watcher("prometheus", "llm/prometheus:2.53", "prometheus", WorkingDir="/prometheus"),
-    _watcher("alertmanager", "llm/alertmanager:0.28", "alertmanager", WorkingDir="/alertmanager"),
+    _watcher(
+        "alertmanager", "llm/alertmanager:0.28", "alertmanager", "usr/share/prometheus/alertmanager/*.tmpl", WorkingDir="/alertmanager"
+    ),
     _watcher("blackbox-exporter", "llm/blackbox-exporter:0.26", "blackbox_exporter"),
     _watcher("node-exporter", "llm/node-exporter:1.9", "node_exporter"),
     _python("grafana-standin", "llm/grafana-standin:0.1", "grafana.py", User="472"),

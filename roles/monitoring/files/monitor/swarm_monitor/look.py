@@ -134,7 +134,7 @@ def _told(host: str, text: Callable[[], str]) -> Copies:
     try:
         return Copies(host, jobs_of(text()))
     except (OSError, ValueError) as error:
-        return Copies(host, error=str(error))
+        return Copies(host, error=getattr(error, "strerror", None) or str(error))
 
 
 def jobs_of(text: str) -> dict[str, dict[str, float]]:

@@ -112,7 +112,7 @@ def tiles(seen: Look, account: Account, now: float, currency: str) -> str:
             NONE if seen.engines is None else str(len(seen.engines)),
             "bad" if seen.engines is not None and not seen.engines else "",
         ),
-        ("Services short of tasks", ", ".join(missing) or "none", "bad" if missing else ""),
+        ("Short of tasks", ", ".join(missing) or "none", "bad" if missing else ""),
         *costs(seen, now, currency),
     ]
     shown = "".join(f'<div class="{tone}"><span>{escape(name)}</span><strong>{escape(text)}</strong></div>' for name, text, tone in figures)
@@ -164,9 +164,7 @@ def recoveries(account: Account, now: float) -> str:
     """Return the outages of workers, and how often the cloud interrupted servers."""
     rows = [outage_row(one, now) for one in account.recent]
     mean = (
-        f"Workers came back {account.recoveries} times, after {span(account.seconds / account.recoveries)} on average."
-        if account.recoveries
-        else ""
+        f"Recoveries: {account.recoveries}, each in {span(account.seconds / account.recoveries)} on average." if account.recoveries else ""
     )
     cloud = ", ".join(f"{count} at {placement}" for placement, count in account.preemptions.items())
     words = " ".join(part for part in (mean, f"Interrupted by the cloud: {cloud}." if cloud else "") if part)
