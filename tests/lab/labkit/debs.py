@@ -1,12 +1,11 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packages that roles install and the image of the machines has not: a machine gets them as a source of its own, for nothing leaves the lab."""
+"""Packages that roles install and the machines' image has not: a machine gets a source of its own, for nothing leaves the lab."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 
@@ -86,5 +85,5 @@ def _list(folder: Path, packages: list[Path]) -> None:
         # An epoch in the name, quoted as APT keeps it, would be looked for unquoted.
         name = path.name.replace("%3a", "+")
         entries.append(f"{told}\nFilename: ./{name}\nSize: {path.stat().st_size}\nSHA256: {digest}\n")
-        os.replace(path, folder / name)
+        path.replace(folder / name)
     (folder / "Packages").write_text("\n".join(entries))
