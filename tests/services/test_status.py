@@ -56,7 +56,10 @@ class Swarm:
         """What the engine says."""
         names = ["gpu1", "gpu2", HOSTILE, "gpu-with-a-very-long-name-in-a-cloud-of-others"]
         if what == "nodes":
-            return [self.node("manager1", role="manager"), *(self.node(name, left=number * (5 * HOUR - 30)) for number, name in enumerate(names))]
+            return [
+                self.node("manager1", role="manager"),
+                *(self.node(name, left=number * (5 * HOUR - 30)) for number, name in enumerate(names)),
+            ]
         if what == "services":
             engine = {"Spec": {"Name": "llm_engine"}, "ServiceStatus": {"RunningTasks": 4 - len(self.down), "DesiredTasks": 4}}
             return [engine, {"Spec": {"Name": "llm_edge"}, "ServiceStatus": {"RunningTasks": 1, "DesiredTasks": 1}}]

@@ -78,6 +78,9 @@ def receive(state: dict[str, Any], words: list[str]) -> None:
     options = dict(word.partition("=")[::2] for flag, word in zip(words, words[1:]) if flag == "-o")
     if dataset in state:
         die(f"cannot receive new filesystem stream: destination '{dataset}' exists")
+    if not sys.stdin.buffer.peek(1):
+        die("cannot receive: failed to read from stream")
+    state = load()
     where(dataset).mkdir(parents=True)
     state[dataset] = {"properties": {**options, **json.loads(os.environ.get("ZFS_RECEIVED", "{}"))}, "snapshots": {}}
     save(state)

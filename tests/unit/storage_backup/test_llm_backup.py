@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
@@ -436,8 +437,6 @@ def test_an_archive_goes_back_to_where_it_came_from(place: Place, monkeypatch: p
     path, source = place.home / "jobs" / "state.json", place.home / "manager"
     path.write_text(json.dumps({**json.loads(path.read_text()), "paths": [str(source)]}))
     assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
-    whole = (source / "state.sqlite3").read_bytes()
-
     one = ["restore", "state", "--path", str(source / "file")]
     assert place.program.main(one) == 0, capsys.readouterr().err
     assert (source / "file.restored").read_text() == "content"
@@ -450,12 +449,15 @@ def test_an_archive_goes_back_to_where_it_came_from(place: Place, monkeypatch: p
     assert f"{source} is there already" in capsys.readouterr().err
     assert place.program.main(["restore", "state", "--aside"]) == 0, capsys.readouterr().err
     assert (source / "file").read_text() == "content"
-    assert (source / "state.sqlite3").read_bytes() == whole
+    with contextlib.closing(sqlite3.connect(source / "state.sqlite3")) as back:
+        assert back.execute("select count(*) from t").fetchone() == (500,)
     (kept,) = place.home.glob("manager.before-restore-*")
     assert (kept / "file").read_text() == "changed since"
 
     for lost in (source, kept):
         shutil.rmtree(lost)
+    assert place.program.main(["run", "state"]) == 1, "an archive of nothing would be the newest"
+    assert f"{source} of the backup state is not there." in capsys.readouterr().err
     assert place.program.main(["restore", "state"]) == 0, capsys.readouterr().err
     assert (source / "file").read_text() == "content"
 
