@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Monitoring and backups on a swarm, with a real Prometheus and its family: what goes wrong is told, and told to be over.
 
-Grafana, cAdvisor and the GPU exporter are stand-ins. What needs ZFS is in tests/lab/test_storage_backup.py.
+Grafana, Loki, Alloy, cAdvisor and the GPU exporter are stand-ins. What needs ZFS is in tests/lab/test_storage_backup.py.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ IMAGES = {
     "cadvisor": "cadvisor-standin",
     "blackbox": "blackbox-exporter",
     "geforce": "gpu-exporter-standin",
+    "loki": "logs-standin",
+    "alloy": "logs-standin",
     "python": "python-plain",
 }
 # What a storage host alone can tell. Every other query has to give data here.
@@ -58,7 +60,7 @@ ARCHIVE = {
 def variables() -> dict[str, Any]:
     """What turns chat, monitoring and backups on, and the images they stand on."""
     images = yaml.safe_load((HERE / "inventory" / "group_vars" / "all.yml").read_text())["registry_images"]
-    names = ["python", "chroma", *IMAGES.values()]
+    names = ["python", "chroma", *sorted(set(IMAGES.values()))]
     more = [{"name": f"llm/{name}:lab", "archive": f"{{{{ __images }}}}/{name}.tar"} for name in names]
     return {
         "registry_images": [*images, *more],
@@ -143,7 +145,7 @@ def test_every_service_runs_and_every_target_answers(prometheus: Callable[[str],
     listed = docker("service ls --filter label=com.docker.stack.namespace=monitoring --format '{{.Name}} {{.Replicas}}'")
     counts = {line.split()[0]: line.split()[1] for line in listed.splitlines()}
     assert {name for name, count in counts.items() if len(set(count.split("/"))) != 1} == set()
-    assert counts["monitoring_node_exporter"] == counts["monitoring_cadvisor"] == "3/3"
+    assert counts["monitoring_node_exporter"] == counts["monitoring_cadvisor"] == counts["monitoring_alloy"] == "3/3"
     assert counts["monitoring_gpu_exporter"] == "2/2"
     until(lambda: [one["metric"] for one in query(prometheus, "up == 0")], [], seconds=90)
     jobs = {one["metric"]["job"]: one["value"][1] for one in query(prometheus, "sum by (job) (up)")}
@@ -306,6 +308,16 @@ def test_the_socket_s_guard_lets_only_reading_through(watched: Lab) -> None:
     for path in ("/v1.41/secrets", "/v1.41/containers/json", "/v1.41/configs"):
         assert "403" in watched.ssh(MANAGER, f"{ask} http://socket_proxy:2375{path} 2>&1 || true")
     assert "403" in watched.ssh(MANAGER, f"{ask} --post-data '' http://socket_proxy:2375/v1.41/nodes 2>&1 || true")
+
+
+def test_logs_reach_loki_with_the_name_of_their_service(watched: Lab, until: Any) -> None:
+    ask = f"docker exec {container('monitoring_prometheus')} wget -q -O - http://loki:3100/loki/api/v1/label/service/values"
+
+    def services() -> set[str]:
+        return set(json.loads(watched.ssh(MANAGER, ask))["data"])
+
+    wanted = {"llm_edge", "llm_balancer", "llm_engine", "llm_chat", "monitoring_prometheus"}
+    until(lambda: sorted(wanted - services()), [], seconds=60)
 
 
 def test_exporters_cost_a_worker_little(watched: Lab, prometheus: Callable[[str], Any]) -> None:

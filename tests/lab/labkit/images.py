@@ -274,7 +274,7 @@ def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
     )
 
 
-# What the monitoring runs. Grafana, cAdvisor and the GPU exporter are in no package of Debian's: stand-ins take their place.
+# What the monitoring runs. Grafana, Loki, Alloy, cAdvisor and the GPU exporter are in no package of Debian's: stand-ins take their place.
 MONITORING_RECIPES = (
     _watcher("prometheus", "llm/prometheus:2.53", "prometheus", WorkingDir="/prometheus"),
     _watcher(
@@ -285,6 +285,7 @@ MONITORING_RECIPES = (
     _python("grafana-standin", "llm/grafana-standin:0.1", "grafana.py", User="472"),
     _python("cadvisor-standin", "llm/cadvisor-standin:0.1", "cadvisor.py"),
     _python("gpu-exporter-standin", "llm/gpu-exporter-standin:0.1", "gpu_exporter.py"),
+    _python("logs-standin", "llm/logs-standin:0.1", "logs.py"),
     _python("python-plain", "llm/python-plain:3.13"),
 )
 
