@@ -10,11 +10,13 @@ but its health and its metrics without the password. It draws nothing.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import signal
+import sqlite3
 import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,11 +27,11 @@ DATA, BOARDS, PROVISIONED = Path("/var/lib/grafana"), Path("/etc/grafana/dashboa
 
 def kept_password() -> str:
     """Return the hash of the password: that of the first start."""
-    path = DATA / "grafana.db"
-    if not path.exists():
+    with contextlib.closing(sqlite3.connect(DATA / "grafana.db")) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS user (login TEXT PRIMARY KEY, password TEXT)")
         first = Path(os.environ["GF_SECURITY_ADMIN_PASSWORD__FILE"]).read_text(encoding="utf-8")
-        path.write_text(hashlib.sha256(first.encode()).hexdigest(), encoding="utf-8")
-    return path.read_text(encoding="utf-8")
+        database.execute("INSERT OR IGNORE INTO user VALUES ('admin', ?)", (hashlib.sha256(first.encode()).hexdigest(),))
+        return str(database.execute("SELECT password FROM user").fetchone()[0])
 
 
 def boards() -> list[dict[str, str]]:

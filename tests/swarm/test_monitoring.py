@@ -12,6 +12,7 @@ import json
 import shlex
 import subprocess
 import time
+from pathlib import Path
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
 
@@ -50,8 +51,19 @@ IMAGES = {
 STORAGE = ("node_zfs_", "zfs_", "smartmon_", "node_nfsd_", "iscsi_")
 ARCHIVE = {
     "name": "manager",
-    "paths": ["/var/lib/llm-stack/swarm-backup", "/var/lib/llm-stack/chat", "/var/lib/llm-stack/monitoring/grafana"],
-    "databases": ["/var/lib/llm-stack/chat/analytics/analytics.sqlite"],
+    # As docs/manual/backup-and-restore.md shows it.
+    "paths": [
+        "/var/lib/llm-stack/chat",
+        "/var/lib/llm-stack/monitoring/grafana",
+        "/var/lib/llm-stack/monitoring/monitor",
+        "/etc/llm-stack/edge",
+    ],
+    "databases": [
+        "/var/lib/llm-stack/chat/analytics/analytics.sqlite",
+        "/var/lib/llm-stack/chat/chroma/chroma.sqlite3",
+        "/var/lib/llm-stack/monitoring/grafana/grafana.db",
+        "/var/lib/llm-stack/monitoring/monitor/monitor.sqlite",
+    ],
     "repository": "/srv/borg",
     "passphrase": PASSPHRASE,
 }
@@ -357,3 +369,68 @@ def test_the_playbook_tries_a_restore_and_leaves_nothing(watched: Lab, run: Run)
     assert outcome.status == 0
     assert "manager: the newest archive was restored" in outcome.text
     assert watched.ssh(MANAGER, "ls /run/llm-restore-drill").strip() == ""
+
+
+# --- the manager is lost ----------------------------------------------------------------------------------------------------------
+KEY = "Authorization: Bearer lab-only-api-key"
+STATE_TOO = {**ARCHIVE, "paths": ["/var/lib/llm-stack/swarm-backup", *ARCHIVE["paths"]]}
+
+
+def asked(lab: Lab, path: str, *options: str) -> str:
+    """Ask the edge from a worker."""
+    argv = ["curl", "--insecure", "--silent", "--max-time", "60", *options, f"https://{lab.get(MANAGER).spec.address}{path}"]
+    return lab.ssh(WORKERS[0], shlex.join(argv))
+
+
+def known(lab: Lab) -> dict[str, Any]:
+    """What must be there again."""
+    documents = json.loads(asked(lab, "/api/documents?collection=house", "-H", KEY))
+    usage = json.loads(asked(lab, "/analytics/?as=json", "--user", f"me:{CHAT['analytics_password']}"))
+    nodes = lab.ssh(MANAGER, "docker node ls --format '{{.Hostname}} {{.ID}}'").split("\n")
+    secrets = lab.ssh(MANAGER, "docker secret ls --format '{{.Name}}'").split()
+    cluster = lab.ssh(MANAGER, "docker info --format '{{.Swarm.Cluster.ID}}'").strip()
+    return {"documents": documents, "usage": usage["keys"], "nodes": sorted(nodes), "secrets": sorted(secrets), "cluster": cluster}
+
+
+def test_a_lost_manager_comes_back_on_a_new_machine(
+    watched: Lab, run: Run, prometheus: Callable[[str], Any], until: Any, tmp_path: Path
+) -> None:
+    for number in range(3):
+        watched.ssh(WORKERS[0], f"printf '# Page {number}\\n\\nThe spare key hangs on hook {number}.' > /tmp/page{number}.md")
+        asked(watched, "/api/documents", "-H", KEY, "-F", "collection=house", "-F", f"file=@/tmp/page{number}.md")
+    asked(watched, "/api/chat", "-H", KEY, "-H", "Content-Type: application/json", "-d", json.dumps({"message": "Where is the key?"}))
+    given = {**variables(), "storage_backup_archives": [STATE_TOO]}
+    assert run("backup", **given, llm_stack_backup_swarm=True).status == 0
+    until(lambda: len(asked(watched, "/analytics/?as=json", "--user", f"me:{CHAT['analytics_password']}")) > 20, True, seconds=120)
+    before = known(watched)
+    assert len(before["documents"]["documents"]) == 3, before["documents"]
+    (recoveries,) = [one["value"][1] for one in query(prometheus, "llm_fleet_recoveries_total")]
+    watched.ssh(MANAGER, "/usr/local/lib/llm-stack/llm-backup run manager", seconds=300)
+    # The repository is on another machine where this is meant: here it is carried over.
+    kept = tmp_path / "borg.tar"
+    with kept.open("wb") as file:
+        subprocess.run([*watched.ssh_argv(MANAGER), "tar -c -C /srv borg"], stdout=file, check=True)
+
+    watched.cut(MANAGER)
+    watched.get(MANAGER).discard()
+    begun = time.monotonic()
+    watched.up([MANAGER])
+    debs.offer(watched, MANAGER, "borgmatic", "borgbackup")
+    with kept.open("rb") as file:
+        subprocess.run([*watched.ssh_argv(MANAGER), "tar -x -C /srv"], stdin=file, check=True)
+    asked_for = {"llm_stack_restore_host": MANAGER, "llm_stack_restore_job": "manager", "llm_stack_restore_swarm": True}
+    plan = run("restore", **given, **asked_for)
+    assert plan.status == 0
+    assert "run the same with -e llm_stack_restore_confirm=manager" in plan.words
+    assert watched.ssh(MANAGER, "docker info --format '{{.Swarm.LocalNodeState}}'").strip() == "inactive"
+    assert run("restore", **given, **asked_for, llm_stack_restore_confirm="manager").status == 0
+    assert run(*SITE, "monitoring", "backup", **given).status == 0
+    print(f"manager_restore_s {time.monotonic() - begun:.0f}, the installation of the new machine included")
+
+    until(lambda: known(watched), before, seconds=120)
+    again = run("restore", **given, **asked_for, llm_stack_restore_confirm="manager")
+    assert again.status != 0 and "is there already" in again.words, "what runs was overwritten"
+    # What the monitor had counted and Grafana's password are there too.
+    until(lambda: [one["value"][1] for one in query(prometheus, "llm_fleet_recoveries_total")], [recoveries], seconds=120)
+    ask = f"curl --insecure --silent --max-time 10 --output /dev/null --write-out '%{{http_code}}' --user admin:{GRAFANA_PASSWORD}"
+    assert watched.ssh(WORKERS[0], f"{ask} https://{watched.get(MANAGER).spec.address}:3000/api/search") == "200"
