@@ -151,6 +151,8 @@ def of_storage(text: str) -> bool:
 def test_the_second_run_changes_nothing(watched: Lab, run: Run) -> None:
     outcome = run(*SITE, "monitoring", "backup", **variables())
     assert (outcome.status, outcome.changed) == (0, ())
+    foreseen = run("monitoring", "backup", check=True, **variables())
+    assert (foreseen.status, foreseen.changed) == (0, ())
 
 
 def test_every_service_runs_and_every_target_answers(prometheus: Callable[[str], Any], docker: Docker, until: Any) -> None:
