@@ -26,6 +26,7 @@ HELP = {
     "llm_restore_drill_success": "Whether the newest copy could be restored and read when that was tried last",
     "llm_restore_drill_last_success_timestamp_seconds": "When a copy was restored well last",
     "llm_restore_drill_max_age_seconds": "How long ago that may be",
+    "llm_restore_drill_copy_age_seconds": "How old the copy was that was restored last: what a loss at that moment would have cost",
 }
 
 
