@@ -20,6 +20,13 @@ REPO = LAB.parent.parent
 RECIPE = LAB / "recipe"
 NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
 SUITE = "trixie"
+# Name and the archive's components of each release that machines can run.
+RELEASES = {
+    "trixie": ("Debian 13", "main,contrib"),
+    "bookworm": ("Debian 12", "main,contrib"),
+    "noble": ("Ubuntu 24.04", "main,universe"),
+}
+UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 GIB = 1024**3
 
 NETWORK = "10.77.0"
@@ -52,7 +59,7 @@ class Machine:
     :param kind: ``vm`` has a kernel of its own, ``container`` boots natively in seconds.
     :param memory: MiB a virtual machine gets.
     :param gpus: model and memory in MiB of each GPU its stand-in nvidia-smi shows.
-    :param suite: the Debian release it runs.
+    :param suite: the release of Debian or Ubuntu it runs, one of RELEASES.
     """
 
     name: str
@@ -78,11 +85,12 @@ MACHINES = (
     Machine("gpu1", f"{NETWORK}.31", "vm", gpus=(RTX_4090,)),
     Machine("gpu2", f"{NETWORK}.32", "container", gpus=(RTX_4090,)),
 )
-# On demand, such as `lab up gpu3`: more workers, a storage machine whose disks lose what was not flushed, and one of Debian 12.
+# On demand, such as `lab up gpu3`: more workers, a storage machine whose disks lose what was not flushed, and those of other releases.
 EXTRA = (
     *(Machine(f"gpu{n}", f"{NETWORK}.{30 + n}", "container", gpus=(RTX_4090,)) for n in range(3, 10)),
     Machine("storage2", f"{NETWORK}.12", "vm", disks=tuple(Disk(f"CACHED{n}", 2 * GIB, volatile=True) for n in range(3))),
     Machine("storage12", f"{NETWORK}.13", "vm", memory=3072, disks=STORAGE_DISKS, suite="bookworm"),
+    Machine("storage24", f"{NETWORK}.14", "vm", memory=3072, disks=STORAGE_DISKS, suite="noble"),
 )
 
 

@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The images machines start from: a Debian root tree each, built once and cached by a hash of its recipe."""
+"""The images machines start from: a root tree each, built once and cached by a hash of its recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import EXTRA, GIB, MACHINES, RECIPE, SUITE, Paths
+from .config import EXTRA, GIB, MACHINES, RECIPE, RELEASES, SUITE, UBUNTU_KEYRING, Paths
 from .process import run
 from .say import LabError, step
 
@@ -67,7 +67,7 @@ def _hosts() -> str:
 
 
 def image(paths: Paths, suite: str = SUITE) -> Image:
-    """The image of the present recipe for that Debian release, built or not."""
+    """The image of the present recipe for that release, built or not."""
     return Image(paths.cache / f"image-{recipe_hash(suite)}")
 
 
@@ -84,11 +84,17 @@ def build(paths: Paths, suite: str = SUITE) -> None:
 
 
 def _build(wanted: Image, suite: str) -> None:
+    release, _components = RELEASES[suite]
+    if release.startswith("Ubuntu") and not UBUNTU_KEYRING.exists():
+        raise LabError(
+            f"{UBUNTU_KEYRING} is missing, and a root tree of {release} is verified with it: install ubuntu-keyring"
+            " (Debian 12: apt-get install -t bookworm-backports ubuntu-keyring)."
+        )
     if wanted.directory.exists():
         shutil.rmtree(wanted.directory)
     wanted.directory.mkdir(parents=True, mode=0o700)
     _keys(wanted)
-    with step(f"building the root tree of {suite} (Debian with ZFS, LIO, NFS and more; about 10 minutes, once)"):
+    with step(f"building the root tree of {release} (with ZFS, LIO, NFS and more; about 10 minutes, once)"):
         _tree(wanted, suite)
     with step("packing the root tree as a disk"):
         _disk(wanted)
@@ -111,7 +117,7 @@ def _packages(suite: str) -> str:
 
 
 def _tree(wanted: Image, suite: str) -> None:
-    argv = ["mmdebstrap", "--variant=minbase", "--components=main,contrib", f"--include={_packages(suite)}"]
+    argv = ["mmdebstrap", "--variant=minbase", f"--components={RELEASES[suite][1]}", f"--include={_packages(suite)}"]
     argv.append('--aptopt=APT::Install-Recommends "false"')
     argv += [f"--dpkgopt=path-exclude=/usr/share/{place}/*" for place in ("doc", "man", "locale")]
     argv += [f"--customize-hook={RECIPE / 'customize.sh'}", suite, str(wanted.tree)]

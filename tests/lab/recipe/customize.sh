@@ -22,7 +22,8 @@ printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n' > "$root/etc/systemd/j
 
 in_root() { chroot "$root" "$@"; }
 # The generator reads the address from the kernel's command line.
-in_root systemctl enable systemd-networkd systemd-network-generator ssh
+in_root systemctl disable ssh.socket 2>/dev/null || true
+in_root systemctl enable systemd-networkd systemd-network-generator ssh.service
 # Roles start what they need; nothing else runs, and nothing runs by the clock. One that is not there must not keep the others on.
 for unit in docker.service docker.socket containerd.service nginx.service nfs-server.service open-iscsi.service iscsid.service \
   iscsid.socket smartmontools.service sanoid.timer; do
@@ -34,18 +35,20 @@ in_root systemctl mask systemd-networkd-wait-online.service apt-daily.timer apt-
 # These find nothing in the lab, and each runs at every reload of systemd, which is slow on an emulated machine.
 install -d "$root/etc/systemd/system-generators"
 for generator in debug gpt-auto hibernate-resume rc-local run ssh system-update sysv tpm2; do
-  ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+  ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
 done
 in_root passwd -d root >/dev/null
 
 kernel=$(in_root sh -c 'ls /lib/modules' | sort -V | tail -n 1)
-if ! ls "$root/lib/modules/$kernel/updates/dkms/"zfs.ko* >/dev/null 2>&1; then
-  echo "zfs-dkms did not build a module for kernel $kernel" >&2
+if [ -z "$(find "$root/lib/modules/$kernel" -name 'zfs.ko*')" ]; then
+  echo "kernel $kernel has no ZFS module: zfs-dkms did not build it, or it is in another package" >&2
   exit 1
 fi
 printf 'MODULES=list\nCOMPRESS=zstd\n' > "$root/etc/initramfs-tools/conf.d/lab"
 printf '%s\n' virtio_pci virtio_blk virtio_net nvme ext4 crc32c_generic > "$root/etc/initramfs-tools/modules"
 in_root update-initramfs -u -k "$kernel"
+# Ubuntu has links of these names.
+rm -f "$root/boot/vmlinuz" "$root/boot/initrd.img"
 cp "$root/boot/vmlinuz-$kernel" "$root/boot/vmlinuz"
 cp "$root/boot/initrd.img-$kernel" "$root/boot/initrd.img"
 

@@ -117,38 +117,60 @@ def test_a_distributed_spare_in_use_is_no_device_of_its_own() -> None:
     assert (pool.scan.kind, pool.scan.state) == ("resilver", "running")
 
 
-def test_2_1_as_recorded() -> None:
-    whole = status("all_classes-2.1.11.txt")["wpoola"]
-    assert [(group.use, group.kind, group.name) for group in whole.groups] == [
+@pytest.mark.parametrize("version", ["2.1.11", "2.2.2", "2.4.4"])
+def test_other_versions_as_recorded(version: str) -> None:
+    whole = status(f"all_classes-{version}.txt")["wpoola"]
+    assert {(group.use, group.kind, group.name) for group in whole.groups} == {
         ("data", "mirror", "mirror-0"),
         ("dedup", "mirror", "mirror-2"),
         ("special", "mirror", "mirror-1"),
         ("log", "mirror", "mirror-3"),
         ("cache", "stripe", "/var/tmp/pool/i"),
         ("spare", "stripe", "/var/tmp/pool/j"),
-    ]
-    assert status("scrub-2.1.11.txt")["wpoola"].scan == model.Scan("scrub", "finished", 100.0)
-    assert [leaf.state for leaf in status("offline-2.1.11.txt")["wpoola"].groups[0].leaves] == ["ONLINE", "OFFLINE"]
-    assert [leaf.initialized for leaf in status("initializing-2.1.11.txt")["wpoola"].groups[0].leaves] == ["done", "no"]
-    lost = status("lost_disk-2.1.11.txt")["wpoola"].groups[0].leaves[1]
-    assert (lost.guid, lost.was, lost.state) == ("8125958013427185251", "/var/tmp/pool/b", "UNAVAIL")
-    standing_in = status("spare_in_use-2.1.11.txt")["wpoola"].groups[0].members[1]
-    assert standing_in.paths == ("8125958013427185251", "/var/tmp/pool/b", "/var/tmp/pool/j")
-    (found,) = status_text.parse_importable(text("import-2.1.11.txt"))
+    }
+    assert status(f"scrub-{version}.txt")["wpoola"].scan == model.Scan("scrub", "finished", 100.0)
+    assert [leaf.state for leaf in status(f"offline-{version}.txt")["wpoola"].groups[0].leaves] == ["ONLINE", "OFFLINE"]
+    assert [leaf.initialized for leaf in status(f"initializing-{version}.txt")["wpoola"].groups[0].leaves] == ["done", "no"]
+    lost = status(f"lost_disk-{version}.txt")["wpoola"].groups[0].leaves[1]
+    assert (lost.guid.isdecimal(), lost.was, lost.state) == (True, "/var/tmp/pool/b", "UNAVAIL")
+    standing_in = status(f"spare_in_use-{version}.txt")["wpoola"].groups[0].members[1]
+    assert standing_in.paths == (lost.guid, "/var/tmp/pool/b", "/var/tmp/pool/j")
+    (found,) = status_text.parse_importable(text(f"import-{version}.txt"))
     assert {group.use for group in found.pool.groups} == {"data", "cache", "spare", "dedup", "special", "log"}
-    known = read.parse_geometry(text("zdb-2.1.11.txt"))
+    known = read.parse_geometry(text(f"zdb-{version}.txt"))
     assert {found.ashift for group in whole.groups if group.use in model.VITAL and (found := read.geometry_of(group, known))} == {12}
 
 
-def test_2_1_with_a_replacement_a_distributed_spare_and_a_pool_of_another_host() -> None:
-    replacing = status("replacing-2.1.11.txt")["wpoola"]
+@pytest.mark.parametrize(("version", "done"), [("2.1.11", 6.85), ("2.2.2", 0.0), ("2.4.4", 0.0)])
+def test_other_versions_with_a_replacement_a_distributed_spare_and_a_pool_of_another_host(version: str, done: float) -> None:
+    replacing = status(f"replacing-{version}.txt")["wpoola"]
     assert replacing.groups[0].members[0].paths == ("/var/tmp/pool/a", "/var/tmp/pool/g")
-    assert (replacing.groups[0].members[0].standing, replacing.scan) == ("replacing", model.Scan("resilver", "running", 6.85))
-    draid = status("draid_spared-2.1.11.txt")["wpoold"]
+    assert (replacing.groups[0].members[0].standing, replacing.scan) == ("replacing", model.Scan("resilver", "running", done))
+    draid = status(f"draid_spared-{version}.txt")["wpoold"]
     assert [(group.use, group.kind, len(group.members)) for group in draid.groups] == [("data", "draid1:2d:5c:1s", 5)]
     assert draid.groups[0].members[0].paths == ("/var/tmp/pool/r1", "draid1-0-0")
-    (other,) = status_text.parse_importable(text("import_other_host-2.1.11.txt"))
+    (other,) = status_text.parse_importable(text(f"import_other_host-{version}.txt"))
     assert (other.name, other.other_host, other.in_use) == ("wpoolh", True, False)
+
+
+STATES = ["all_classes", "scrub", "offline", "initializing", "lost_disk", "spare_in_use", "replacing", "paused", "draid_spared"]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_both_forms_of_2_4_are_read_alike(name: str) -> None:
+    (as_text,), (as_json,) = (list(status(f"{name}-2.4.4.{form}").values()) for form in ("txt", "json"))
+    assert sorted(shape(as_text)) == sorted(shape(as_json))
+    assert (as_text.state, as_text.scan, as_text.errors) == (as_json.state, as_json.scan, as_json.errors)
+    states = [
+        sorted((leaf.name, leaf.state, leaf.was, leaf.initialized) for group in pool.groups for leaf in group.leaves)
+        for pool in (as_text, as_json)
+    ]
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("version", ["2.2.2", "2.4.4"])
+def test_a_scrub_that_is_paused_as_recorded(version: str) -> None:
+    assert status(f"paused-{version}.txt")["wpoola"].scan == model.Scan("scrub", "paused", 0.0)
 
 
 def test_2_1_with_notes_an_indirect_vdev_and_a_second_pool() -> None:
