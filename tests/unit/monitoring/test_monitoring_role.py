@@ -165,6 +165,10 @@ def test_alloy_s_components_lead_from_files_to_loki(written: Written) -> None:
     assert used == made - {"loki.source.file.containers"}
     service = stack(written, "good")["services"]["alloy"]
     assert service["logging"]["options"]["labels"] == "com.docker.swarm.service.name"
+    # Docker fills it in, not Ansible.
+    assert service["environment"] == {"NODE": "{{.Node.Hostname}}"}
+    monitor = stack(written, "good")["services"]["swarm_monitor"]["environment"]
+    assert (monitor["STORAGE"], monitor["METRICS_HOST"]) == ("storage1=192.0.2.11:9100", "good")
     assert "docker.sock" not in str(service["volumes"]) and all(one.get("read_only") for one in service["volumes"] if one["type"] == "bind")
 
 
