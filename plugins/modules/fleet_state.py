@@ -59,6 +59,13 @@ options:
   notes:
     description: What to leave for the next run, as M(selfhosted.llm_stack.fleet_recovery) returned it. Needs O(token).
     type: dict
+  require_swarm:
+    description:
+      - V(false) is for a playbook that may run before there is a swarm. Where this host has no Docker SDK, its engine does not answer, or
+        is no manager, nobody can hold the lock, so RV(held) is V(true) with an empty RV(token). A manager without a quorum is an error all
+        the same.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -82,7 +89,9 @@ held:
   returned: success
   type: bool
 token:
-  description: What the holder hands back; empty when the lock is not held. It guards against mistakes and is no secret.
+  description:
+    - What the holder hands back; empty when the lock is not held, or when there is no swarm to hold it in. It guards against mistakes and
+      is no secret.
   returned: success
   type: str
 holder:
@@ -115,7 +124,8 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.stat
     taken,
     values_of,
 )
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import Store, connect
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import Store, connect, is_no_manager
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError
 
 
 def argument_spec() -> dict[str, Any]:
@@ -127,6 +137,7 @@ def argument_spec() -> dict[str, Any]:
         "token": {"type": "str", "default": "", "no_log": False},
         "seconds": {"type": "float", "default": 1800},
         "notes": {"type": "dict"},
+        "require_swarm": {"type": "bool", "default": True},
     }
 
 
@@ -190,11 +201,36 @@ def run(params: Mapping[str, Any], *, store: Store, check_mode: bool, now: float
     return {"changed": False, **report(after.lock, after, token=token, now=now)}
 
 
+def act(params: Mapping[str, Any], *, check_mode: bool, now: float) -> dict[str, Any]:
+    """Do what is asked for; where there is no swarm yet and none is required, nobody can be in the way.
+
+    :raises StackError: as `run`; or there is no manager here.
+    """
+    check(params)
+    try:
+        store = connect()
+    except EngineError:
+        if params["require_swarm"]:
+            raise
+        return without_swarm()
+    try:
+        return run(params, store=store, check_mode=check_mode, now=now)
+    except EngineError as error:
+        if params["require_swarm"] or not is_no_manager(error):
+            raise
+        return without_swarm()
+
+
+def without_swarm() -> dict[str, Any]:
+    """Return what the module returns where no lock can be held by anybody."""
+    return {"changed": False, **report(None, State(), token="", now=0.0), "held": True}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        found = run(module.params, store=connect(), check_mode=module.check_mode, now=time.time())
+        found = act(module.params, check_mode=module.check_mode, now=time.time())
     except StackError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**found)

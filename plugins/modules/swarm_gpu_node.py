@@ -184,7 +184,8 @@ options:
       remove_twins:
         description:
           - Whether nodes of the same host name that are down are removed. They are what the machine was before it joined anew.
-          - A manager is kept, with a warning.
+          - So each machine needs a host name of its own. Nodes that are members themselves in the same call are kept, whatever they are
+            called, and so is a manager, with a warning.
         type: bool
         default: false
   timeout:

@@ -32,15 +32,27 @@ all:
 WORKERS = range(5, 10)
 
 
+NAMES = ("gpu4", *(f"gpu{number}" for number in WORKERS))
+
+
 def swarm_noop() -> Figure:
     """Time both in turn on machines that are as they should be; the first runs, which change things, are not counted."""
     lab = Lab()
-    names = ["gpu4", *(f"gpu{number}" for number in WORKERS)]
+    before = {found.spec.name for found in lab.machines()}
     try:
-        lab.up(names)
+        lab.up(NAMES)
         prepare(lab.paths)
+        return _measured(lab)
     except LabError as error:
         raise NotTaken(str(error)) from error
+    finally:
+        for name in set(NAMES) - before:
+            lab.forget(name)
+        if not before:
+            lab.down()
+
+
+def _measured(lab: Lab) -> Figure:
     inventory = lab.paths.state / "bench-swarm.yml"
     workers = ", ".join(f"gpu{number}: {{ansible_host: 10.77.0.{30 + number}}}" for number in WORKERS)
     inventory.write_text(INVENTORY.format(config=lab.paths.ssh_config(), workers=workers))

@@ -151,8 +151,8 @@ class World:
         balancer = self.start([program("haproxy", "haproxy"), "-W", "-db", "-f", str(path)], stdout=subprocess.PIPE)
         threading.Thread(target=self._listen, args=(balancer,), daemon=True).start()
         edge = edge_files(self.place, self.port, 0, f"127.0.0.1:{self.balancer}", {"__llm_services_keys_server": f"127.0.0.1:{keys}"})
-        # The role leaves it to nginx.
-        edge.write_text(edge.read_text().replace("worker_processes 1", "worker_processes auto"))
+        # As the role has it.
+        edge.write_text(edge.read_text().replace("worker_processes 1", "worker_processes 4"))
         self.start([program("nginx", "nginx-light"), "-e", "stderr", "-c", str(edge), "-g", "daemon off;"], stdout=subprocess.DEVNULL)
         until_open(self.port, self.started[-1], self.place / "error.log")
 

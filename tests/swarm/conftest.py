@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -51,9 +52,22 @@ def lab() -> Iterator[Lab]:
         found.down()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the workers copy their models from.
+
+    :param folder: the files it serves.
+    :param certificate: the text of the certificate to trust.
+    """
+
+    folder: Path
+    certificate: str
+    server: subprocess.Popen[bytes]
+
+
 @pytest.fixture(scope="session")
-def models(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The models' HTTPS server; gives the text of the certificate to trust."""
+def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """The models' HTTPS server."""
     place = tmp_path_factory.mktemp("models")
     served = place / "top" / "models"
     served.mkdir(parents=True)
@@ -66,9 +80,15 @@ def models(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run([*request, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     argv = [*network.inside(lab.paths), str(python()), str(HERE / "models_server.py")]
     server = subprocess.Popen([*argv, str(place / "top"), *MODELS, str(certificate), str(key), TOKEN])
-    yield certificate.read_text()
+    yield Origin(served, certificate.read_text(), server)
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def models(origin: Origin) -> str:
+    """The text of the certificate of the models' server."""
+    return origin.certificate
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +96,8 @@ def run(lab: Lab, models: str) -> Callable[..., Outcome]:
     """Run playbooks by name, such as ``run("swarm", "workers", check=True)``."""
 
     def run_playbooks(*names: str, check: bool = False, **variables: object) -> Outcome:
-        paths = [REPO / "playbooks" / f"{name}.yml" for name in names]
+        # A name with a path stays what it is.
+        paths = [REPO / "playbooks" / (name if name.endswith(".yml") else f"{name}.yml") for name in names]
         options = [*(str(path) for path in paths[1:]), *(["--check", "--diff"] if check else [])]
         extra = {"gpu_worker_models_ca": models, **variables}
         return play(lab, paths[0], *options, variables=extra, inventory=(HERE / "inventory",))
@@ -119,10 +140,19 @@ def load(converged: Lab, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]
     certificate = tmp_path / "edge.crt"
     certificate.write_text(converged.ssh(MANAGER, "cat /etc/llm-stack/edge/tls.crt"))
 
-    def start(*, clients: int, seconds: float, first_token: float, edges: Sequence[str] = (MANAGER,)) -> subprocess.Popen[str]:
-        address = ",".join(converged.get(edge).spec.address for edge in edges)
-        argv = [*network.inside(converged.paths), str(python()), str(HERE / "load.py"), address, str(certificate)]
-        argv += [str(clients), str(seconds), str(first_token)]
+    def start(
+        *,
+        clients: int,
+        seconds: float,
+        first_token: float,
+        edges: Sequence[str] = (MANAGER,),
+        patience: float = 60,
+        address: str = "",
+        trust: bool = True,
+    ) -> subprocess.Popen[str]:
+        address = address or ",".join(converged.get(edge).spec.address for edge in edges)
+        argv = [*network.inside(converged.paths), str(python()), str(HERE / "load.py"), address, str(certificate) if trust else ""]
+        argv += [str(clients), str(seconds), str(first_token), str(patience)]
         started = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert started.stdin is not None
         started.stdin.write("lab-only-api-key\n")

@@ -14,17 +14,24 @@ from typing import Any, Iterator
 
 import jinja2
 import pytest
+import yaml
+from ansible.plugins.test import core
 from labkit.config import REPO
 
-TEMPLATE = REPO / "roles" / "swarm_manager" / "templates" / "swarm-firewall.nft.j2"
+ROLES = REPO / "roles"
 NODE, STRANGER, MANAGER = "10.88.0.2", "10.88.0.3", "10.88.0.1"
 # Who tries, which port, and whether a connection is answered: refused is an answer too, silence is none.
 TRIES = [(NODE, 2377, True), (NODE, 7946, True), (STRANGER, 2377, False), (STRANGER, 7946, False), (STRANGER, 443, True)]
 
 
-def rules(**variables: Any) -> str:
+def rules(sources: list[str]) -> str:
+    """The rules as the role swarm_manager has them filled in."""
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text()).render(swarm_manager_data_path_port=4789, **variables)
+    environment.tests.update(core.TestModule().tests())
+    (service,) = yaml.safe_load((ROLES / "swarm_manager" / "vars" / "main.yml").read_text())["__swarm_manager_firewall_services"]
+    filled: dict[str, Any] = {"role": "swarm_manager", "table": "llm_stack_swarm", "revision": "revision_1"}
+    filled["services"] = [{**service, "ports": [2377, 7946, 4789], "networks": sources}]
+    return environment.from_string((ROLES / "storage_host" / "templates" / "firewall.nft.j2").read_text()).render(firewall=filled)
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ except socket.timeout:
 def test_only_nodes_are_answered_on_the_swarms_ports(namespaces: list[str], tmp_path: Path) -> None:
     manager, others = namespaces
     file = tmp_path / "rules.nft"
-    file.write_text(rules(__swarm_manager_hosts4=[NODE], __swarm_manager_hosts6=[]))
+    file.write_text(rules([NODE]))
     for _run in (1, 2):
         # The second time it takes the place of the first.
         subprocess.run(["ip", "netns", "exec", manager, "nft", "--file", str(file)], check=True)
@@ -69,13 +76,13 @@ def test_only_nodes_are_answered_on_the_swarms_ports(namespaces: list[str], tmp_
 
 
 @pytest.mark.parametrize(
-    ("four", "six"),
-    [([NODE, "10.88.1.0/24"], []), ([], ["fd00::1"]), ([NODE], ["fd00::/64"]), ([], [])],
-    ids=["four", "six", "both", "none"],
+    "sources",
+    [[NODE, "10.88.1.0/24"], ["fd00::1"], [NODE, "fd00::/64"], [NODE, "10.88.0.0/24"], []],
+    ids=["four", "six", "both", "one in the other", "none"],
 )
-def test_the_rules_are_understood(namespaces: list[str], tmp_path: Path, four: list[str], six: list[str]) -> None:
+def test_the_rules_are_understood(namespaces: list[str], tmp_path: Path, sources: list[str]) -> None:
     file = tmp_path / "rules.nft"
-    file.write_text(rules(__swarm_manager_hosts4=four, __swarm_manager_hosts6=six))
+    file.write_text(rules(sources))
     subprocess.run(["ip", "netns", "exec", namespaces[0], "nft", "--file", str(file)], check=True)
 
 

@@ -65,6 +65,9 @@ def test_three_managers_are_made_and_then_left_alone(machines: Lab, run: Run) ->
     assert sorted(standing(machines, "gpu8").values()) == ["Leader", "Reachable", "Reachable"]
     again = run()
     assert (again.status, again.changed) == (0, ())
+    for name in MANAGERS:
+        assert on(machines, name, "systemctl is-enabled llm-swarm-firewall") == "enabled"
+        assert "elements = { 10.77.0.37-10.77.0.39 }" in on(machines, name, "nft list set inet llm_stack_swarm nodes4")
 
 
 def test_two_managers_are_refused(machines: Lab, tmp_path: Path) -> None:
@@ -103,6 +106,28 @@ def on_demand(folder: Path, role: str, entry: str, *, hosts: str = "swarm_manage
     path = folder / f"{entry}.yml"
     path.write_text(json.dumps([{"hosts": hosts, "gather_facts": False, "become": True, "tasks": [task]}]))
     return path
+
+
+def test_somebody_elses_registry_is_used_by_its_address_and_none_is_run(machines: Lab, run: Run, tmp_path: Path) -> None:
+    # That of another machine stands in for Harbor, whose names begin with a project.
+    playbook = on_demand(tmp_path, "registry", "main", hosts="gpu8")
+    refused = run(playbook, registry_external=True)
+    assert refused.status != 0
+    assert "registry_external is true, so that no registry runs here: leave registry_cache_address" in refused.words
+    assert refused.changed == ()
+    archive = str(machines.paths.state / "artifacts" / "images" / "nginx.tar")
+    theirs = {
+        "registry_external": True,
+        "registry_ca": on(machines, "gpu7", "cat /var/lib/llm-stack/registry/tls.crt") + "\n",
+        "registry_images": [{"name": "project/nginx:1", "archive": archive}],
+        "registry_cache_address": "",
+        "registry_garbage_collection": "",
+    }
+    assert run(playbook, **theirs).status == 0
+    assert "llm-registry" not in on(machines, "gpu8", "docker ps --format '{{.Names}}'")
+    on(machines, "gpu8", "docker pull --quiet 10.77.0.37:5000/project/nginx:1")
+    again = run(playbook, **theirs)
+    assert (again.status, again.changed) == (0, ())
 
 
 def test_managers_lock_and_a_restart_unlocks_them(machines: Lab, run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The scenarios of extensions/molecule whose machines are containers, on new ones. The others need the lab's virtual machines."""
+"""The scenarios of extensions/molecule whose machines are containers. That of storage_host needs a virtual machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from labkit.config import REPO
 from labkit.lab import Lab
 from test_monitoring import variables
 
-MACHINE = "manager1"
+# Those of the mesh have no other use here.
+MACHINE, MESH = "manager1", ("gpu7", "gpu8", "gpu9")
 pytestmark = pytest.mark.long
 
 
@@ -61,6 +62,24 @@ def test_the_scenario_monitoring_passes_on_new_machines(lab: Lab, models: str) -
     assert molecule(lab, "monitoring") == 0
 
 
-def test_the_scenario_llm_services_passes_on_new_machines(lab: Lab, models: str) -> None:
-    (lab.paths.state / "molecule-llm_services.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
-    assert molecule(lab, "llm_services") == 0
+@pytest.fixture
+def served(lab: Lab, models: str) -> Lab:
+    """Three machines, and models to be had."""
+    (lab.paths.state / "molecule-models.json").write_text(json.dumps({"gpu_worker_models_ca": models}))
+    return lab
+
+
+@pytest.mark.parametrize("scenario", ["gpu_worker", "llm_services"])
+def test_the_scenario_passes_on_several_machines(served: Lab, scenario: str) -> None:
+    assert molecule(served, scenario) == 0
+
+
+def test_the_scenario_mesh_passes_on_machines_of_its_own(served: Lab) -> None:
+    for name in MESH:
+        served.forget(name)
+    served.up(MESH)
+    try:
+        assert molecule(served, "mesh") == 0
+    finally:
+        for name in MESH:
+            served.forget(name)

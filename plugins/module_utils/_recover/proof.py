@@ -84,7 +84,7 @@ def http_ask(url: str, *, key: str, model: str, timeout: float) -> Answer:
     """Put one question to the edge. On this host its certificate, which names another address, is not looked at; elsewhere it is."""
     body = {"model": model, "messages": [{"role": "user", "content": "Answer in one word. Are you there?"}], "max_tokens": 4}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    connection = _connection(url, timeout)
+    connection = connection_to(url, timeout)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
@@ -101,7 +101,8 @@ def http_ask(url: str, *, key: str, model: str, timeout: float) -> Answer:
     return Answer(engine, "" if engine else "the balancer did not say which engine answered")
 
 
-def _connection(url: str, timeout: float) -> http.client.HTTPConnection:
+def connection_to(url: str, timeout: float) -> http.client.HTTPConnection:
+    """Return a connection to an edge, not opened yet."""
     place = urlsplit(url)
     if place.scheme == "http":
         return http.client.HTTPConnection(place.netloc, timeout=timeout)

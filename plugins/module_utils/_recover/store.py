@@ -95,6 +95,11 @@ def lost_race(error: EngineError) -> bool:
     return "out of sequence" in str(error) or error.status == _CONFLICT
 
 
+def is_no_manager(error: EngineError) -> bool:
+    """Whether the engine is in no swarm, or no manager of one; a manager without a quorum is one all the same."""
+    return "not a swarm manager" in str(error)
+
+
 class Store:
     """Reads and changes the shared state.
 

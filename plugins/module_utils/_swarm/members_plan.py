@@ -36,6 +36,11 @@ def plan_members(*, current: tuple[Node, ...], desired: tuple[Member, ...], guar
             _plan_absence(changes, current, member)
         else:
             _plan_presence(changes, current, member, guards)
+    chosen = [find_node(current, member) for member in desired if not member.absent]
+    meant = {node.id for node in chosen if isinstance(node, Node)}
+    for member in desired:
+        if member.remove_twins:
+            _plan_twins(changes, current, member, meant)
     return Plan(
         steps=tuple(changes.steps),
         refusals=tuple(changes.refusals),
@@ -58,10 +63,6 @@ def _plan_presence(changes: _Changes, current: tuple[Node, ...], member: Member,
     if steps:
         changes.steps += steps
         changes.show(found, {"labels": labels, "availability": availability})
-    if member.remove_twins:
-        for twin in current:
-            if twin.hostname == found.hostname and twin.id != found.id:
-                _plan_twin(changes, twin)
 
 
 def _rehearse(changes: _Changes, member: Member) -> None:
@@ -71,8 +72,19 @@ def _rehearse(changes: _Changes, member: Member) -> None:
     changes.show(node, {"labels": labels, "availability": availability})
 
 
+def _plan_twins(changes: _Changes, current: tuple[Node, ...], member: Member, meant: set[str]) -> None:
+    """Collect what a machine was before it joined anew.
+
+    :param meant: the nodes of all members, which are machines of their own, whatever they are called.
+    """
+    found = find_node(current, member)
+    if isinstance(found, Node):
+        for twin in current:
+            if twin.hostname == found.hostname and twin.id not in meant:
+                _plan_twin(changes, twin)
+
+
 def _plan_twin(changes: _Changes, twin: Node) -> None:
-    """Collect what a machine was before it joined anew."""
     if twin.role == "manager":
         changes.warnings.append(
             f"{twin.hostname} ({twin.id}) has the host name of another node and is a manager, so it is kept. If it is gone for good, run "

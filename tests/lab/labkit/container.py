@@ -73,6 +73,8 @@ class ContainerMachine:
         argv = ["systemd-nspawn", "-D", str(self.root), f"--network-namespace-path={namespace}", "--register=no", "--keep-unit", "-b"]
         argv += ["--kill-signal=SIGRTMIN+3", "--capability=all", "--system-call-filter=add_key keyctl bpf", "--console=read-only"]
         argv += [f"--machine={self.spec.name}", f"--hostname={self.spec.name}", f"--bind={self.home / 'docker'}:/var/lib/docker"]
+        # For the tunnels of wireguard-go.
+        argv += ["--bind=/dev/net/tun"]
         environment = {}
         if not _unified():
             # systemd in the guest refuses to start on control groups v1 unless it is told twice.

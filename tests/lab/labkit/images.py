@@ -36,8 +36,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TOOLS = ("bash", "dash", "coreutils", "libc-bin", "curl", "base-files")
 _WATCHERS = ("prometheus", "prometheus-alertmanager", "prometheus-blackbox-exporter", "prometheus-node-exporter")
 SUITES = {
-    "trixie": (*_TOOLS, "nginx", "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6", "busybox", *_WATCHERS),
-    "sid": (*_TOOLS, "llama.cpp"),
+    "trixie": (*_TOOLS, "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6", "busybox", *_WATCHERS),
+    "sid": (*_TOOLS, "llama.cpp", "nginx"),
 }
 _COREUTILS = (
     "cat",
@@ -136,8 +136,9 @@ class Recipe:
 RECIPES = (
     Recipe(
         "nginx",
-        "llm/nginx:1.26",
-        "trixie",
+        # As the role's default: older ones follow no name of an upstream.
+        "llm/nginx:1.30",
+        "sid",
         ("usr/sbin/nginx", "etc/nginx/mime.types"),
         {
             "Entrypoint": ["/docker-entrypoint.sh"],

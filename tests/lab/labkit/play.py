@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from . import network
 from .artifacts import python
 from .config import REPO
 from .lab import Lab
+from .process import kill_tree
 
 INVENTORY = REPO / "inventories" / "lab"
 SITE = REPO / "playbooks" / "site.yml"
@@ -91,13 +90,11 @@ def play(
     if collections:
         environment["ANSIBLE_COLLECTIONS_PATH"] = str(collections)
     lines = []
-    with subprocess.Popen(
-        argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=bool(kill_at)
-    ) as running:
+    with subprocess.Popen(argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         for line in running.stdout or ():
             print(line, end="", flush=True)
             lines.append(line)
             found = _TASK.match(line.rstrip()) if kill_at else None
             if found and found["name"].endswith(kill_at):
-                os.killpg(running.pid, signal.SIGKILL)
+                kill_tree(running.pid)
     return read(running.returncode, "".join(lines))

@@ -26,7 +26,7 @@ in_root systemctl disable ssh.socket 2>/dev/null || true
 in_root systemctl enable systemd-networkd systemd-network-generator ssh.service
 # Roles start what they need; nothing else runs, and nothing runs by the clock. One that is not there must not keep the others on.
 for unit in docker.service docker.socket containerd.service nginx.service nfs-server.service open-iscsi.service iscsid.service \
-  iscsid.socket smartmontools.service sanoid.timer; do
+  iscsid.socket smartmontools.service sanoid.timer certbot.timer keepalived.service; do
   in_root systemctl disable "$unit" 2>/dev/null || true
 done
 in_root systemctl enable zfs-import-cache.service zfs-import.target zfs-mount.service zfs.target

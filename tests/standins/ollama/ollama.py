@@ -95,6 +95,15 @@ class Store:
             },
         }
 
+    def damaged(self, name: str) -> str:
+        """Path of a blob that is no model of its size; empty when all are. Checked when a model is loaded, as Ollama's runner does."""
+        for layer in json.loads(self._manifest(name).read_bytes())["layers"]:
+            blob = self.blobs / layer["digest"].replace(":", "-")
+            with blob.open("rb") as file:
+                if file.read(4) != b"GGUF" or blob.stat().st_size != layer["size"]:
+                    return str(blob)
+        return ""
+
     def create(self, name: str, files: dict[str, str]) -> None:
         """Write a manifest over blobs that are there."""
         layers = []
@@ -105,6 +114,10 @@ class Store:
         path = self._manifest(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": layers}))
+
+
+class DamagedError(Exception):
+    """A model's file cannot be loaded."""
 
 
 class BusyError(Exception):
@@ -148,6 +161,9 @@ class Engine:
         if keep_alive in (0, "0"):
             self.loaded.pop(full_name(name), None)
             return
+        damaged = "" if full_name(name) in self.loaded else self.store.damaged(name)
+        if damaged:
+            raise DamagedError(f"unable to load model: {damaged}")
         context = int(setting("OLLAMA_CONTEXT_LENGTH", "4096"))
         size = described["size"]
         self.loaded[full_name(name)] = {
@@ -197,6 +213,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b"404 page not found", "text/plain")
 
     def do_HEAD(self) -> None:
+        if self.path.startswith("/api/blobs/"):
+            there = (self.engine.store.blobs / self.path.rpartition("/")[2].replace(":", "-")).exists()
+            self._send(200 if there else 404, b"", "text/plain")
+            return
         self.do_GET()
 
     def do_POST(self) -> None:
@@ -223,6 +243,8 @@ class Handler(BaseHTTPRequestHandler):
             acts[self.path](body)
         except KeyError:
             self._fail(404, f"model '{body.get('model', '')}' not found")
+        except DamagedError as error:
+            self._fail(500, str(error))
         except BusyError:
             self._fail(503, "server busy, please try again.  maximum pending requests exceeded")
 
@@ -404,6 +426,14 @@ def ask(method: str, path: str, body: Json | bytes | None = None) -> Json:
     return last
 
 
+def has_blob(digest: str) -> bool:
+    """Whether the server has a blob by its name."""
+    address, port = host()
+    connection = http.client.HTTPConnection("127.0.0.1" if address == "0.0.0.0" else address, port, timeout=600)
+    connection.request("HEAD", f"/api/blobs/{digest}")
+    return connection.getresponse().status == 200
+
+
 def list_models(_: list[str]) -> int:
     print("NAME\tID\tSIZE\tMODIFIED")
     for model in ask("GET", "/api/tags")["models"]:
@@ -439,7 +469,9 @@ def create(arguments: list[str]) -> int:
         raise SystemExit(f"Error: no Modelfile or safetensors files found: {source} does not exist")
     raw = source.read_bytes()
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-    ask("POST", f"/api/blobs/{digest}", raw)
+    # As Ollama's client: what the server has by that name is not sent again, and not looked into.
+    if not has_blob(digest):
+        ask("POST", f"/api/blobs/{digest}", raw)
     print(ask("POST", "/api/create", {"model": arguments[0], "files": {source.name: digest}})["status"])
     return 0
 

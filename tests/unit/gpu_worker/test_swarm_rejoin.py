@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import socketserver
@@ -16,10 +14,10 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Iterator
 
 import pytest
+from programs import load
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles" / "gpu_worker" / "files" / "llm-swarm-rejoin"
@@ -29,20 +27,7 @@ TOKEN = "SWMTKN-1-only-in-this-test"
 JOIN = {"manager": "10.77.0.21:2377", "cluster_id": CLUSTER, "token": TOKEN, "expires": "2999-01-01T00:00:00Z"}
 
 
-def load() -> ModuleType:
-    """Import the program, which has no suffix."""
-    loader = importlib.machinery.SourceFileLoader("llm_swarm_rejoin", str(PROGRAM))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
-    loader.exec_module(module)
-    sys.dont_write_bytecode = kept
-    return module
-
-
-rejoin = load()
+rejoin = load(PROGRAM)
 
 
 @dataclass

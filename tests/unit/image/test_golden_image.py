@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import load
 
 PROGRAM = Path(__file__).resolve().parents[3] / "playbooks" / "files" / "llm-golden-image"
 MACHINE = "0123456789abcdef0123456789abcdef"
@@ -85,20 +82,7 @@ EMPTIED = {
 }
 
 
-def load() -> ModuleType:
-    """Import the program, which has no suffix."""
-    loader = importlib.machinery.SourceFileLoader("llm_golden_image", str(PROGRAM))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
-    loader.exec_module(module)
-    sys.dont_write_bytecode = kept
-    return module
-
-
-golden = load()
+golden = load(PROGRAM)
 
 
 def put(root: Path, files: dict[str, str]) -> None:

@@ -168,7 +168,7 @@ def edge_files(place: Path, port: int, native: int, balancer: str, changes: dict
         f"listen {native}": f"listen 127.0.0.1:{native}",
         "/dev/stdout": str(place / "access.log"),
         "/dev/stderr": str(place / "error.log"),
-        "worker_processes auto": "worker_processes 1",
+        "worker_processes 4": "worker_processes 1",
         "worker_connections 4096": "worker_connections 512",
     }
     for before, after in moves.items():

@@ -36,6 +36,8 @@ def variables(**changes: Any) -> dict[str, Any]:
         **changes,
     }
     values["__llm_services_chat"] = {**internal["__llm_services_chat_defaults"], **values["llm_services_chat"]}
+    values["__llm_services_open_webui"] = {**internal["__llm_services_open_webui_defaults"], **values["llm_services_open_webui"]}
+    values.setdefault("__llm_services_acme", bool(values["llm_services_tls"].get("domains")))
     values["__llm_services_port"] = values["__llm_services_engines"][values["llm_services_engine"]]["port"]
     return values
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -39,12 +40,22 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 @pytest.mark.parametrize("native", [0, 11434])
 @pytest.mark.parametrize("chat", [False, True])
 def test_nginx_accepts_the_edge_s_configuration(tmp_path: Path, engine: str, native: int, chat: bool) -> None:
-    path = edge_files(tmp_path, 18443, native, "balancer:8080", {"llm_services_engine": engine, "llm_services_chat": {"enabled": chat}})
+    changes = {
+        "llm_services_engine": engine,
+        "llm_services_chat": {"enabled": chat},
+        "llm_services_open_webui": {"enabled": chat},
+        "llm_services_tls": {"domains": ["llm.test"] if native else []},
+        "__llm_services_acme_thumbprint": "thumb",
+        "__llm_services_keys_server": "127.0.0.1:8406",
+    }
+    path = edge_files(tmp_path, 18443, native, "127.0.0.1:8080", changes)
     ended = subprocess.run(
         [program("nginx", "nginx-light"), "-e", "stderr", "-t", "-q", "-c", str(path)], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ("api/(chat" in path.read_text()) == (engine == "ollama" and native > 0)
+    assert ("acme-challenge" in path.read_text()) == (native > 0)
+    assert ("listen 8443 ssl" in path.read_text()) == chat
 
 
 @pytest.mark.parametrize("engine", ["ollama", "llamacpp"])
@@ -132,6 +143,25 @@ def test_a_key_that_asks_too_often_is_told_so_and_the_others_go_on(tmp_path: Pat
 def test_a_body_of_100_kilobytes_arrives(chain: Chain) -> None:
     long = {**QUESTION, "messages": [{"role": "user", "content": "x" * 100_000}], "max_tokens": 1}
     assert chain.ask("POST", "/v1/chat/completions", long, headers=AUTHORIZED).status == 200
+
+
+def connections(chain: Chain) -> dict[str, int]:
+    """How many connections each door of the balancer has taken."""
+    found = re.search(r"frontend metrics\s+bind 127\.0\.0\.1:(\d+)", (chain.place / "haproxy.cfg").read_text())
+    assert found
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    counts = re.findall(r'^haproxy_frontend_connections_total\{proxy="(llm|keys)"\} (\d+)', text, re.MULTILINE)
+    return {name: int(count) for name, count in counts}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_connections_to_the_balancer_are_kept(chain: Chain, stream: bool) -> None:
+    ask = lambda: chain.ask("POST", "/v1/chat/completions", {**QUESTION, "stream": stream}, headers=AUTHORIZED).status  # noqa: E731
+    assert ask() == 200
+    before = connections(chain)
+    assert {ask() for _number in range(5)} == {200}
+    assert connections(chain) == before
 
 
 def test_keys_and_prompts_are_not_logged(chain: Chain) -> None:

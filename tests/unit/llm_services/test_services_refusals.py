@@ -43,7 +43,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"llm_services_api_keys": [{"name": name, "key": "a-key-of-the-tests-only"} for name in "ab"]},
         "each needs a name of its own",
     ),
-    "half a certificate": ({"llm_services_tls_key": "/x"}, "Only one of llm_services_tls_certificate and llm_services_tls_key is set."),
+    "half a certificate": ({"llm_services_tls": {"key": "/x"}}, "llm_services_tls cannot be used like this."),
+    "two kinds of certificate": (
+        {"llm_services_tls": {"certificate": "/x", "key": "/y", "domains": ["llm.test"]}},
+        "It has certificate, domains, key, server.",
+    ),
+    "a certificate for an address": ({"llm_services_tls": {"domains": ["10.0.0.1/8"]}}, "no addresses and no wildcards"),
+    "one port for two pages": (
+        {"llm_services_open_webui": {"enabled": True, "port": 443}},
+        "llm_services_open_webui.port is 443, which the edge has for something else.",
+    ),
     "the chat service": ({"llm_services_chat": CHAT}, ""),
     "a chat service without a password": (
         {"llm_services_chat": {"enabled": True, "image": "x:1"}},

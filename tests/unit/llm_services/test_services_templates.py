@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -51,6 +53,37 @@ CHAT: dict[str, Any] = {"enabled": True, "analytics_password": "a-password-of-th
 def test_the_chat_service_is_off_by_default() -> None:
     assert set(stack()["services"]) == {"edge", "balancer", "engine"}
     assert "widget" not in render("nginx.conf.j2")
+
+
+def test_the_edge_follows_the_balancers_names_and_keeps_its_connections() -> None:
+    text = render("nginx.conf.j2")
+    assert "server balancer:8080 resolve" in text
+    assert "server balancer:8406 resolve" in text
+    assert text.count("keepalive 32;") == 2
+
+
+def test_open_webui_asks_the_edge_and_is_reached_through_it_alone() -> None:
+    assert "open-webui" not in stack()["services"]
+    services = stack(llm_services_open_webui={"enabled": True, "port": 8444})["services"]
+    service = services["open-webui"]
+    # Pinned by version, bounded, and with no secret in its environment.
+    assert re.fullmatch(r"ghcr\.io/open-webui/open-webui:v\d+\.\d+\.\d+", service["image"])
+    assert "ports" not in service
+    assert service["networks"] == ["llm"]
+    assert service["environment"]["OPENAI_API_BASE_URL"] == "http://edge:8082/v1"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["deploy"]["resources"]["limits"]["memory"] == "4G"
+    assert service["deploy"]["update_config"]["failure_action"] == "rollback"
+    assert [port["published"] for port in services["edge"]["ports"]] == [443, 11434, 8444]
+    text = render("nginx.conf.j2", llm_services_open_webui={"enabled": True, "port": 8444})
+    assert "listen 8444 ssl" in text
+    # The door without a key is inside the network only.
+    assert 8082 not in [port["published"] for port in services["edge"]["ports"]]
+
+
+def test_port_80_is_published_for_acme_alone() -> None:
+    ports = stack(llm_services_tls={"domains": ["llm.test"]})["services"]["edge"]["ports"]
+    assert {"target": 80, "published": 80, "protocol": "tcp", "mode": "host"} in ports
 
 
 @pytest.mark.parametrize("name", ["chroma", "chat", "analytics"])
@@ -165,59 +198,107 @@ def test_the_measured_values_are_all_there() -> None:
 def script(place: Path, name: str) -> str:
     """The engine's start script with the container's paths moved below ``place``."""
     text = render("ollama-start.sh.j2", llm_services_model=name)
-    for before, after in (("/models/", f"{place}/models/"), ("/tmp/Modelfile", f"{place}/Modelfile"), ("/11434", "/$PORT")):
+    for before, after in (
+        ("/models/", f"{place}/models/"),
+        ("/tmp/Modelfile", f"{place}/Modelfile"),
+        ("/11434", "/$PORT"),
+        (":11434", ":$PORT"),
+    ):
         text = text.replace(before, after)
     return text
 
 
-def test_the_start_script_takes_a_model_in_once_loads_it_and_ends_when_told(tmp_path: Path) -> None:
-    from ports import free_port
+class Started:
+    """The engine's start script before the stand-in, with its files below ``place``."""
 
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "tiny.gguf").write_bytes(b"GGUF" * 64)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {OLLAMA} "$@"\n')
-    (tmp_path / "bin" / "ollama").chmod(0o755)
-    (tmp_path / "start.sh").write_text(script(tmp_path, "tiny:1b"))
-    port = free_port()
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PORT": str(port),
-        "OLLAMA_HOST": f"127.0.0.1:{port}",
-        "OLLAMA_MODELS": str(tmp_path / "store"),
-    }
-    first = until_preloaded(tmp_path, environment)
-    assert "preloading 200" in first
-    assert "success" in first
-    second = until_preloaded(tmp_path, environment)
-    assert "preloading 200" in second
-    assert "success" not in second, "the model was taken in again though nothing had changed"
+    def __init__(self, place: Path) -> None:
+        from ports import free_port
+
+        self.place, self.model, self.store = place, place / "models" / "tiny.gguf", place / "store"
+        (place / "models").mkdir()
+        self.model.write_bytes(b"GGUF" * 64)
+        (place / "bin").mkdir()
+        (place / "bin" / "ollama").write_text(f'#!/bin/sh\nexec {sys.executable} {OLLAMA} "$@"\n')
+        (place / "bin" / "ollama").chmod(0o755)
+        (place / "start.sh").write_text(script(place, "tiny:1b"))
+        port = free_port()
+        path = f"{place / 'bin'}:{os.environ['PATH']}"
+        self.environment = {
+            **os.environ,
+            "PATH": path,
+            "PORT": str(port),
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_MODELS": str(self.store),
+        }
+
+    def run(self) -> tuple[str, int]:
+        """Run it until it has preloaded the model, then tell it to end, or until it ends; what it said and its status."""
+        started = subprocess.Popen(
+            ["bash", str(self.place / "start.sh")],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        # All of its session: what it started holds the pipe too.
+        guard = threading.Timer(60, os.killpg, (started.pid, signal.SIGKILL))
+        guard.start()
+        said = ""
+        assert started.stdout is not None
+        for line in started.stdout:
+            said += line
+            if line.startswith("preloading 200"):
+                started.terminate()
+        started.wait()
+        guard.cancel()
+        return said, started.returncode
+
+    def blob(self) -> Path:
+        """The engine's own copy of the model."""
+        (found,) = (self.store / "blobs").iterdir()
+        return found
 
 
-def until_preloaded(place: Path, environment: dict[str, Any]) -> str:
-    """Run the script until it has preloaded the model, tell it to end, and return what it printed."""
-    started = subprocess.Popen(
-        ["bash", str(place / "start.sh")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    guard = threading.Timer(30, started.kill)
-    guard.start()
-    said = ""
-    assert started.stdout is not None
-    for line in started.stdout:
-        said += line
-        if line.startswith("preloading"):
-            break
-    started.terminate()
-    started.wait()
-    guard.cancel()
-    assert started.returncode == 0, said
-    return said
+@pytest.fixture
+def started(tmp_path: Path) -> Started:
+    return Started(tmp_path)
+
+
+def test_the_start_script_takes_a_model_in_once_loads_it_and_ends_when_told(started: Started) -> None:
+    said, status = started.run()
+    assert ("preloading 200" in said, "success" in said, status) == (True, True, 0)
+    said, status = started.run()
+    assert ("preloading 200" in said, status) == (True, 0)
+    assert "success" not in said, "the model was taken in again though nothing had changed"
+
+
+def test_a_damaged_copy_of_the_engine_s_own_is_made_anew(started: Started) -> None:
+    started.run()
+    whole = started.blob().read_bytes()
+    started.blob().write_bytes(b"x" * len(whole))
+    said, status = started.run()
+    assert "preloading 500" in said
+    assert "tiny:1b does not load" in said
+    assert "it is taken in anew" in said
+    assert ("preloading 200" in said, status) == (True, 0)
+    assert started.blob().read_bytes() == whole
+
+
+def test_a_damaged_model_ends_the_engine_and_is_said(started: Started) -> None:
+    started.model.write_bytes(b"x" * 256)
+    said, status = started.run()
+    assert "preloading 200" not in said
+    assert "tiny:1b does not load from" in said
+    assert "Run playbooks/workers.yml, which verifies the file" in said
+    assert status == 1
+
+
+def test_a_missing_model_ends_the_engine_and_is_said(started: Started) -> None:
+    started.model.unlink()
+    said, status = started.run()
+    assert "is not on this machine, so tiny:1b cannot be served here. Run playbooks/workers.yml" in said
+    assert status == 1
 
 
 @pytest.mark.parametrize(("asked", "options"), [({}, None), ({"swarm_manager_encrypted_overlays": "true"}, {"encrypted": ""})])

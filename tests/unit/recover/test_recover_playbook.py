@@ -6,172 +6,16 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import re
-import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any, Callable, Iterator
 
 import pytest
-import yaml
-from engine import serving
+from controlkit import FLEET, Control, age, ids, summary
 from standin_cloud import StandinCloud
-from standin_swarm import Edge, Swarm, answering, node_of
+from standin_swarm import node_of
 
 pytestmark = pytest.mark.one_core
-
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
-FLEET = {
-    "auth": {"auth_url": "http://cloud", "password": "hunter2"},
-    "fleet": "llm",
-    "name_pattern": "gpu{n}",
-    "count": 2,
-    "placements": [{"region": "r1", "zone": "z1", "flavor": "GL10"}, {"region": "r1", "zone": "z2", "flavor": "GL10"}],
-    "image": "golden-*",
-    "volume_size": 10,
-    "networks": [{"network": "lan"}],
-    "floating_network": "ext",
-    "allow_data_loss": ["gpu1", "gpu2"],
-    "prices": {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0, "regular": 100.0}]},
-}
-# What stands in for the roles: a worker joins, and the services have as many engines as there are GPUs.
-ROLES = {
-    "tasks/how_to_join.yml": [],
-    "tasks/worker.yml": [
-        {
-            "name": "Join",
-            "ansible.builtin.copy": {"dest": "{{ joined }}/{{ fleet_server.id }}", "content": "{{ inventory_hostname }}", "mode": "0644"},
-            "become": False,
-        },
-        {
-            "name": "Tell the manager what to expect",
-            "ansible.builtin.set_fact": {
-                "gpu_worker_node_id": "{{ ('node' ~ fleet_server.id | replace('-', '')).ljust(25, 'x') }}",
-                "gpu_worker_hostname": "{{ inventory_hostname }}",
-                "gpu_worker_gpu_count": 1,
-                "gpu_worker_node_labels": {"gpu": "true"},
-            },
-        },
-    ],
-    "tasks/recover_replicas.yml": [
-        {
-            "name": "Look at the swarm as it is now",
-            "selfhosted.llm_stack.swarm_workers_info": None,
-            "register": "llm_stack_recover_now",
-        }
-    ],
-}
-Ended = subprocess.CompletedProcess[str]
-
-
-class Control:
-    """A control node with all it reaches."""
-
-    def __init__(self, place: Path, swarm: Swarm, edge: Edge) -> None:
-        self.place, self.swarm, self.edge = place, swarm, edge
-        (place / "inventory").mkdir()
-        shutil.copytree(ROOT / "playbooks", place / "playbooks")
-        for name, tasks in ROLES.items():
-            (place / "playbooks" / name).write_text(yaml.safe_dump(tasks))
-        self.declare()
-        plugin = {"plugin": "selfhosted.llm_stack.selectel_preemptible", "fleet": "llm", "auth": FLEET["auth"], "regions": ["r1"]}
-        (place / "inventory" / "fleet.selectel_preemptible.yml").write_text(yaml.safe_dump(plugin))
-
-    def declare(self, **changes: Any) -> None:
-        """Write the inventory."""
-        services = {"llm_services_api_keys": [{"name": "t", "key": "hunter3"}], "llm_services_model": "tiny"}
-        variables = {
-            "gpu_fleet": FLEET,
-            "joined": str(self.place / "joined"),
-            "llm_services_edge_port": self.edge.port,
-            **services,
-            **changes,
-        }
-        hosts = {"swarm_managers": {"hosts": {"manager1": {}}}, "gpu_workers": {}}
-        (self.place / "inventory" / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": variables, "children": hosts}}))
-
-    @property
-    def cloud(self) -> StandinCloud:
-        return self.swarm.cloud
-
-    def change(self, change: Callable[[StandinCloud], Any]) -> None:
-        cloud = self.cloud
-        change(cloud)
-        (self.place / "cloud").write_bytes(pickle.dumps(cloud))
-
-    def command(self, *arguments: str) -> tuple[list[str], dict[str, str]]:
-        environment = {
-            **os.environ,
-            "HOME": str(self.place),
-            "PYTHONPATH": f"{ROOT / 'tests/unit/selectel/standin_sdk'}:{ROOT / 'tests/unit/recover/standin_docker'}",
-            "STANDIN_CLOUD": str(self.place / "cloud"),
-            "STANDIN_DOCKER": self.swarm.url,
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_SHOW_CUSTOM_STATS": "true",
-        }
-        program = Path(sys.executable).parent / "ansible-playbook"
-        here = f"ansible_connection=local ansible_python_interpreter={sys.executable} ansible_become=false"
-        playbook = str(self.place / "playbooks" / "recover.yml")
-        strings = "llm_stack_recover_wait=20 llm_stack_recover_grace=10"
-        return [str(program), "-v", "-i", str(self.place / "inventory"), "-e", here, "-e", strings, playbook, *arguments], environment
-
-    def recover(self, *arguments: str) -> Ended:
-        command, environment = self.command(*arguments)
-        ended = subprocess.run(["timeout", "400", *command], cwd=self.place, env=environment, capture_output=True, text=True, check=False)
-        print(ended.stdout[-6000:], ended.stderr[-2000:])
-        assert "hunter2" not in ended.stdout + ended.stderr
-        assert "hunter3" not in ended.stdout + ended.stderr
-        return ended
-
-
-def summary(ended: Ended) -> dict[str, Any]:
-    """Return what the scheduler is told."""
-    line = next(line for line in ended.stdout.splitlines() if line.strip().startswith(("RUN: {", "\tRUN: {")))
-    found: dict[str, Any] = json.loads(line.strip().removeprefix("RUN: "))["llm_stack_recover"]
-    return found
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
-    names = [tmp_path / "tls.crt", tmp_path / "tls.key"]
-    request = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-subj",
-        "/CN=edge",
-        "-days",
-        "2",
-    ]
-    subprocess.run([*request, "-out", str(names[0]), "-keyout", str(names[1])], check=True, capture_output=True)
-    (tmp_path / "cloud").write_bytes(pickle.dumps(StandinCloud()))
-    with serving(Swarm(tmp_path)) as swarm:
-        for edge in answering(Edge(swarm, *names)):
-            yield Control(tmp_path, swarm, edge)
-
-
-@pytest.fixture
-def whole(control: Control) -> Control:
-    """After a first run, which makes the fleet."""
-    ended = control.recover()
-    assert ended.returncode == 0
-    assert summary(ended)["repaired"] == ["gpu1", "gpu2"]
-    return control
-
-
-def ids(control: Control) -> dict[str, str]:
-    return {one["name"]: one["id"] for one in control.cloud.alive()}
 
 
 def test_check_mode_shows_the_plan_and_changes_nothing(control: Control) -> None:
@@ -248,12 +92,7 @@ def test_without_any_room_it_says_so_and_the_next_run_brings_it_back(whole: Cont
 
 def test_a_server_near_its_end_is_rotated_after_its_successor_answered(whole: Control) -> None:
     first = ids(whole)["gpu1"]
-
-    def age(cloud: StandinCloud) -> None:
-        long_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 23 * 3600))
-        cloud.servers[first].update({"created": long_ago, "OS-SRV-USG:launched_at": long_ago.rstrip("Z")})
-
-    whole.change(age)
+    age(whole, "gpu1")
     ended = whole.recover()
     assert ended.returncode == 0
     said = summary(ended)
@@ -270,14 +109,9 @@ def test_a_server_near_its_end_is_rotated_after_its_successor_answered(whole: Co
 
 def test_a_successor_whose_engine_is_silent_costs_nobody_the_predecessor(whole: Control) -> None:
     servers = ids(whole)
-
-    def age(cloud: StandinCloud) -> None:
-        long_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 23 * 3600))
-        cloud.servers[servers["gpu1"]].update({"created": long_ago, "OS-SRV-USG:launched_at": long_ago.rstrip("Z")})
-        # The next server's number is known, and so its node.
-        whole.swarm.without_engine = {node_of(f"srv-{number:04d}") for number in range(99)} - {node_of(one) for one in servers.values()}
-
-    whole.change(age)
+    age(whole, "gpu1")
+    # The next server's number is known, and so its node.
+    whole.swarm.without_engine = {node_of(f"srv-{number:04d}") for number in range(99)} - {node_of(one) for one in servers.values()}
     ended = whole.recover()
     assert ended.returncode != 0
     assert "answered nothing within 20" in " ".join(ended.stdout.split())
@@ -321,4 +155,33 @@ def test_an_error_of_the_cloud_ends_in_a_summary_and_gives_the_lock_up(whole: Co
     assert ended.returncode != 0
     said = summary(ended)
     assert "has no flavor" in " ".join(said["reasons"])
+    assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_site_does_not_act_beside_another_run(whole: Control) -> None:
+    lock = {"owner": "a rotation", "token": "t", "since": time.time(), "until": time.time() + 600}
+    whole.swarm.labels["llm-stack.lock"] = json.dumps(lock)
+    whole.change(lambda cloud: (cloud.interrupt(next(iter(cloud.servers))), cloud.log.clear()))
+    refused = whole.play("provision")
+    assert refused.returncode != 0
+    assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
+    assert whole.cloud.writes() == []
+    assert json.loads(whole.swarm.labels["llm-stack.lock"]) == lock
+    # In check mode the plan is shown all the same.
+    assert whole.play("provision", "--check").returncode == 0
+    del whole.swarm.labels["llm-stack.lock"]
+    assert whole.play("provision").returncode == 0
+    assert len(whole.cloud.alive()) == 2
+    assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
+    def lose(cloud: StandinCloud) -> None:
+        cloud.interrupt(next(iter(cloud.servers)))
+        cloud.room.update(z1=0, z2=0)
+
+    whole.change(lose)
+    failed = whole.play("provision")
+    assert failed.returncode != 0
+    assert "there is no capacity" in failed.stdout[failed.stdout.index("Say why") :]
     assert "llm-stack.lock" not in whole.swarm.labels

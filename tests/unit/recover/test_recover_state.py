@@ -29,7 +29,8 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.stat
 )
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import SdkConfigs, Store
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError, sdk
-from ansible_collections.selfhosted.llm_stack.plugins.modules.fleet_state import argument_spec, run
+from ansible_collections.selfhosted.llm_stack.plugins.modules import fleet_state
+from ansible_collections.selfhosted.llm_stack.plugins.modules.fleet_state import act, argument_spec, run
 from engine import Engine, serving
 
 MONDAY = 20000 * 86400.0
@@ -147,6 +148,42 @@ def test_check_mode_tells_and_writes_nothing(engine: Engine) -> None:
     foreseen = ask(engine, state="held", owner="shell", check_mode=True)
     assert (foreseen["held"], foreseen["holder"]) == (False, "awx")
     assert all(call.startswith("GET") for call in engine.calls[calls:])
+
+
+def stand_alone(monkeypatch: pytest.MonkeyPatch, text: str, *, connects: bool) -> None:
+    """Let this host's engine answer with an error, or not at all."""
+
+    class Refuses:
+        def find(self, _name: str) -> None:
+            raise EngineError(text, 503)
+
+    def connect() -> Any:
+        if not connects:
+            raise EngineError(text)
+        return Store(Refuses())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet_state, "connect", connect)
+
+
+NOT_YET = [("Docker does not answer", False), ("This node is not a swarm manager. Use docker swarm init", True)]
+
+
+@pytest.mark.parametrize(("text", "connects"), NOT_YET)
+def test_before_there_is_a_swarm_nobody_is_in_the_way(monkeypatch: pytest.MonkeyPatch, text: str, connects: bool) -> None:
+    stand_alone(monkeypatch, text, connects=connects)
+    params = {name: option.get("default") for name, option in argument_spec().items()}
+    params.update(state="held", owner="site")
+    with pytest.raises(EngineError):
+        act(params, check_mode=False, now=MONDAY)
+    found = act({**params, "require_swarm": False}, check_mode=False, now=MONDAY)
+    assert (found["held"], found["token"], found["holder"]) == (True, "", "")
+
+
+def test_a_manager_without_a_quorum_is_no_host_without_a_swarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_alone(monkeypatch, "rpc error: code = Unknown desc = The swarm does not have a leader", connects=True)
+    params = {name: option.get("default") for name, option in argument_spec().items()}
+    with pytest.raises(EngineError, match="does not have a leader"):
+        act({**params, "state": "held", "owner": "site", "require_swarm": False}, check_mode=False, now=MONDAY)
 
 
 @pytest.mark.parametrize(

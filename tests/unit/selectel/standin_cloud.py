@@ -316,17 +316,23 @@ class StandinCloud:
             "os-start": ("SHUTOFF",),
             "unpause": ("PAUSED",),
             "resume": ("SUSPENDED",),
+            "shelve": ("ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED"),
         }
         if server["status"] not in allowed[name] or server["OS-EXT-STS:task_state"]:
             return refusal(409, f"Cannot '{name}' instance {server['id']} while it is in vm_state {server['status'].lower()}")
-        task = {"unshelve": "unshelving", "os-start": "powering-on"}.get(name, "resuming")
+        task = {"unshelve": "unshelving", "os-start": "powering-on", "shelve": "shelving"}.get(name, "resuming")
         server["OS-EXT-STS:task_state"] = task
         server["_actions"].insert(0, {"action": name, "request_id": self._id("req"), "start_time": self._stamp(), "message": None})
-        server["_until"] = (self.now + TASK_TIME, self._restored if name == "unshelve" else self._run)
+        ends = {"unshelve": self._restored, "shelve": self._shelved}
+        server["_until"] = (self.now + TASK_TIME, ends.get(name, self._run))
         return Response(202)
 
     def _run(self, server: dict[str, Any]) -> None:
         server.update({"status": "ACTIVE", "OS-EXT-STS:task_state": None})
+
+    @staticmethod
+    def _shelved(server: dict[str, Any]) -> None:
+        server.update({"status": "SHELVED_OFFLOADED", "OS-EXT-STS:task_state": None})
 
     def _restored(self, server: dict[str, Any]) -> None:
         server["OS-EXT-STS:task_state"] = None

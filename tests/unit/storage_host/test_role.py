@@ -63,10 +63,11 @@ TASKS = [
     },
     {
         "ansible.builtin.copy": {
-            "content": "{{ lookup('ansible.builtin.template', role ~ '/templates/' ~ item ~ '.j2') }}",
+            "content": "{{ lookup('ansible.builtin.template', role ~ '/templates/' ~ item ~ '.j2', template_vars=filled) }}",
             "dest": "{{ place }}/{{ item }}",
         },
         "loop": list(TEMPLATES),
+        "vars": {"filled": {"firewall": "{{ __storage_host_firewall_filled }}"}},
     },
     {
         "ansible.builtin.copy": {

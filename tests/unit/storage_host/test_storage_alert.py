@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,16 +13,14 @@ from types import ModuleType
 from typing import Iterator
 
 import pytest
+from programs import load
 
 PROGRAM = Path(__file__).resolve().parents[3] / "roles" / "storage_host" / "files" / "storage-alert"
 
 
 @pytest.fixture(scope="module")
 def alert() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("storage_alert", str(PROGRAM))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("storage_alert", loader))
-    loader.exec_module(module)
-    return module
+    return load(PROGRAM)
 
 
 @pytest.fixture

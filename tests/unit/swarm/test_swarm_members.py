@@ -65,6 +65,12 @@ REMOVALS: list[tuple[str, Node, Member, list[str]]] = [
         Member("n1", "gpu2", {"a": "1"}, remove_twins=True),
         ["On gpu2 (n1): label a=1", "Remove the node gpu2 (n9), which is down: the machine of that name has joined anew"],
     ),
+    (
+        "a former self of a member given by its name",
+        OLD,
+        Member("", "gpu2", remove_twins=True),
+        ["Remove the node gpu2 (n9), which is down: the machine of that name has joined anew"],
+    ),
     ("a former self that is not asked for", OLD, Member("n1", "gpu2"), []),
     ("a living twin", replace(OLD, state="ready"), Member("n1", "gpu2", remove_twins=True), []),
     ("a twin that is a manager", replace(OLD, role="manager"), Member("n1", "gpu2", remove_twins=True), []),
@@ -76,6 +82,11 @@ REMOVALS: list[tuple[str, Node, Member, list[str]]] = [
 def test_removals(node: Node, member: Member, sentences: list[str]) -> None:
     found = plan_members(current=(*NODES, node), desired=(member,), guards=Guards())
     assert (found.refusals, found.sentences) == ((), sentences)
+
+
+def test_a_namesake_that_is_a_member_itself_is_no_former_self() -> None:
+    both = (Member("n1", remove_twins=True), Member("n9", remove_twins=True))
+    assert plan_members(current=(*NODES, OLD), desired=both, guards=Guards()).steps == ()
 
 
 def test_a_twin_that_is_a_manager_is_said() -> None:

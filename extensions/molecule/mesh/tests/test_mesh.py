@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
@@ -27,3 +28,11 @@ def test_every_peer_answers(host: Any) -> None:
     assert peers
     for address in peers:
         host.check_output("ping -c 1 -w 30 %s", address)
+
+
+def test_the_swarm_runs_in_the_mesh(host: Any) -> None:
+    addresses = [line.split()[3].partition("/")[0] for line in host.check_output("ip -o -4 address show dev llm0").splitlines()]
+    swarm = json.loads(host.check_output("docker info --format '{{json .Swarm}}'"))
+    assert [swarm["NodeAddr"]] == addresses
+    assert swarm["LocalNodeState"] == "active"
+    assert all(manager["Addr"] == "10.99.0.37:2377" for manager in swarm["RemoteManagers"])

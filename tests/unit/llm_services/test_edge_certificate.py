@@ -1,0 +1,123 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program between certbot and the edge."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from services import ROLE
+
+SERVER = "https://ca.test:14000/dir"
+# The key and the thumbprint of RFC 7638, section 3.1.
+RFC_KEY = {
+    "kty": "RSA",
+    "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W"
+    "-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt"
+    "-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+    "e": "AQAB",
+    "alg": "RS256",
+    "kid": "2011-04-29",
+}
+RFC_THUMBPRINT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> ModuleType:
+    """The program, with a directory of certbot's for the test alone."""
+    spec = importlib.util.spec_from_file_location("edge_certificate", ROLE / "files" / "edge_certificate.py")
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    made.ETC = tmp_path  # type: ignore[attr-defined]
+    return made
+
+
+def test_the_thumbprint_is_that_of_the_standard(program: ModuleType) -> None:
+    assert program.thumbprint(RFC_KEY) == RFC_THUMBPRINT
+
+
+def test_without_an_account_and_a_certificate_it_says_so(program: ModuleType) -> None:
+    assert program.look(SERVER, "llm-edge") == {"thumbprint": "", "domains": [], "server": ""}
+
+
+def test_account_names_and_authority_are_found(program: ModuleType, tmp_path: Path) -> None:
+    account, live, renewal = tmp_path / "accounts/ca.test:14000/dir/1234", tmp_path / "live/llm-edge", tmp_path / "renewal"
+    for place in (account, live, renewal):
+        place.mkdir(parents=True)
+    (account / "private_key.json").write_text(json.dumps(RFC_KEY))
+    (renewal / "llm-edge.conf").write_text(f"[renewalparams]\nserver = {SERVER}\n")
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x", "-keyout"]
+    names = ["-addext", "subjectAltName=DNS:b.test,DNS:a.test"]
+    subprocess.run([*request, str(live / "privkey.pem"), "-out", str(live / "cert.pem"), *names], check=True, capture_output=True)
+    assert program.look(SERVER, "llm-edge") == {"thumbprint": RFC_THUMBPRINT, "domains": ["a.test", "b.test"], "server": SERVER}
+
+
+class Swarm:
+    """Answers as the docker command does, and remembers what it was asked."""
+
+    def __init__(self, certificate: str, key: str) -> None:
+        configs = [{"ConfigName": "llm_edge_conf_1", "File": {"Name": "/etc/nginx/nginx.conf"}}]
+        configs.append({"ConfigName": certificate, "File": {"Name": "/etc/nginx/tls.crt"}})
+        secrets = [{"SecretName": key, "File": {"Name": "edge_tls_key"}}]
+        self.spec = [{"Spec": {"TaskTemplate": {"ContainerSpec": {"Configs": configs, "Secrets": secrets}}}}]
+        self.asked: list[list[str]] = []
+        self.texts: dict[str, str] = {}
+
+    def __call__(self, argv: list[str], text: str | None = None) -> str:
+        self.asked.append(argv)
+        if argv[2] == "create":
+            self.texts[argv[-2]] = str(text)
+        return json.dumps(self.spec) if argv[1:3] == ["service", "inspect"] else ""
+
+
+def named(kind: str, text: str) -> str:
+    """The name that the role's module gives it."""
+    return f"llm_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture
+def lineage(tmp_path: Path) -> Path:
+    (tmp_path / "fullchain.pem").write_text("the certificate\n")
+    (tmp_path / "privkey.pem").write_text("the key\n")
+    return tmp_path
+
+
+def test_a_new_certificate_takes_the_place_of_the_old_one(program: ModuleType, lineage: Path, monkeypatch: Any) -> None:
+    swarm = Swarm("llm_edge_certificate_old", "llm_edge_tls_key_old")
+    monkeypatch.setattr(program, "run", swarm)
+    assert program.roll("llm", lineage) == "llm_edge has a new certificate"
+    certificate, key = named("edge_certificate", "the certificate\n"), named("edge_tls_key", "the key\n")
+    assert swarm.texts == {certificate: "the certificate\n", key: "the key\n"}
+    assert swarm.asked[-1] == [
+        *("docker", "service", "update", "--quiet", "--detach=false"),
+        *("--config-rm=llm_edge_certificate_old", f"--config-add=source={certificate},target=/etc/nginx/tls.crt"),
+        *("--secret-rm=llm_edge_tls_key_old", f"--secret-add=source={key},target=edge_tls_key,mode=0400", "llm_edge"),
+    ]
+    # The key is in no argument.
+    assert "the key" not in json.dumps(swarm.asked)
+
+
+def test_the_same_certificate_changes_nothing(program: ModuleType, lineage: Path, monkeypatch: Any) -> None:
+    swarm = Swarm(named("edge_certificate", "the certificate\n"), named("edge_tls_key", "the key\n"))
+    monkeypatch.setattr(program, "run", swarm)
+    assert program.roll("llm", lineage) == "llm_edge has this certificate already"
+    assert [argv[1:3] for argv in swarm.asked] == [["service", "inspect"]]
+
+
+def test_what_docker_refuses_is_said(program: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="`sh -c echo no >&2; exit 3` failed: no"):
+        program.run(["sh", "-c", "echo no >&2; exit 3"])
