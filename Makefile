@@ -40,7 +40,7 @@ lab-up: packages venv ## the lab's machines, for work by hand
 lab-down: ## end every process of the lab
 	@tests/lab/lab down
 
-docs: venv link ## what `ansible-doc` knows of the collection, as text in build/docs, and a page of what each alert means
+docs: venv link ## the manual in build/docs: its pages, what each alert means, what `ansible-doc` knows of modules and roles
 	@$(BIN)/python tests/tools/docs.py
 
 # --- tests: `make NAME` runs one rung -------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ PLAYBOOKS = (
     "monitoring",
     "backup",
     "restore_drill",
+    "restore",
     "image",
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")

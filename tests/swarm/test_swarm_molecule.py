@@ -10,10 +10,11 @@ import subprocess
 from typing import Iterator
 
 import pytest
-from labkit import network
+from labkit import debs, network
 from labkit.artifacts import prepare, python
 from labkit.config import REPO
 from labkit.lab import Lab
+from test_monitoring import variables
 
 # Those of the mesh have no other use here.
 MACHINE, MESH = "manager1", ("gpu7", "gpu8", "gpu9")
@@ -47,6 +48,18 @@ def new() -> Iterator[Lab]:
 @pytest.mark.parametrize("scenario", ["docker_engine", "swarm_manager", "registry"])
 def test_the_scenario_passes_on_a_new_machine(new: Lab, scenario: str) -> None:
     assert molecule(new, scenario) == 0
+
+
+def test_the_scenario_storage_backup_passes_on_a_new_machine(new: Lab) -> None:
+    debs.offer(new, MACHINE, "borgmatic", "borgbackup")
+    assert molecule(new, "storage_backup") == 0
+
+
+def test_the_scenario_monitoring_passes_on_new_machines(lab: Lab, models: str) -> None:
+    prepare(lab.paths, chat=True, monitoring=True)
+    extra = {**variables(), "gpu_worker_models_ca": models, "storage_backup_archives": []}
+    (lab.paths.state / "molecule-monitoring.json").write_text(json.dumps(extra))
+    assert molecule(lab, "monitoring") == 0
 
 
 @pytest.fixture

@@ -10,21 +10,22 @@ import sys
 from pathlib import Path
 
 from .config import REPO, Paths
-from .images import CHAT_RECIPES, RECIPES, build_images
+from .images import CHAT_RECIPES, MONITORING_RECIPES, RECIPES, build_images
 from .process import run
 from .say import LabError, say, step
 
 GENERATOR = REPO / "tests" / "standins" / "tiny_gguf.py"
 
 
-def prepare(paths: Paths, *, chat: bool = False) -> None:
+def prepare(paths: Paths, *, chat: bool = False, monitoring: bool = False) -> None:
     """Make the images and the model where they are missing, and link them below .lab/artifacts.
 
     :param chat: whether the images that the chat service stands on are wanted too.
+    :param monitoring: likewise those of the monitoring.
     """
     place = paths.state / "artifacts"
     (place / "images").mkdir(parents=True, exist_ok=True)
-    recipes = (*RECIPES, *(CHAT_RECIPES if chat else ()))
+    recipes = (*RECIPES, *(CHAT_RECIPES if chat else ()), *(MONITORING_RECIPES if monitoring else ()))
     for name, archive in build_images(paths.cache, say=say, recipes=recipes).items():
         link = place / "images" / f"{name}.tar"
         link.unlink(missing_ok=True)

@@ -34,8 +34,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Debian suites and the packages unpacked from them; their maintainer scripts are not run.
 _TOOLS = ("bash", "dash", "coreutils", "libc-bin", "curl", "base-files")
+_WATCHERS = ("prometheus", "prometheus-alertmanager", "prometheus-blackbox-exporter", "prometheus-node-exporter")
 SUITES = {
-    "trixie": (*_TOOLS, "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6"),
+    "trixie": (*_TOOLS, "haproxy", "docker-registry", "python3", "python3-pip", "libstdc++6", "busybox", *_WATCHERS),
     "sid": (*_TOOLS, "llama.cpp", "nginx"),
 }
 _COREUTILS = (
@@ -243,6 +244,53 @@ CHAT_RECIPES = (
 )
 
 
+def _watcher(name: str, tag: str, program: str, *paths: str, **more: object) -> Recipe:
+    """An image of a program of Prometheus' family, whose official one has busybox beside it.
+
+    :param program: its name in the official image; Debian's has a prefix.
+    :param paths: what it needs besides.
+    """
+    package = f"prometheus-{name}" if name != "prometheus" else name
+    return Recipe(
+        name,
+        tag,
+        "trixie",
+        (f"usr/bin/{package}", "usr/bin/busybox", *paths),
+        {"Entrypoint": [f"/bin/{program}"], "User": "65534", **more},
+        links={"usr/bin/wget": "busybox", **({} if package == program else {f"usr/bin/{program}": package})},
+    )
+
+
+def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
+    """An image of Python with nothing but its own library; with a stand-in as its program, or without one."""
+    return Recipe(
+        name,
+        tag,
+        "trixie",
+        ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*", "usr/bin/busybox"),
+        {"Entrypoint": ["/usr/bin/python3", "/standin.py"], **more} if standin else {"Cmd": ["python3"], **more},
+        drop=tuple(part for part in _UNUSED_PYTHON if part != "sqlite3"),
+        links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13", "usr/bin/wget": "busybox"},
+        copies={"standin.py": STANDINS / standin} if standin else {},
+    )
+
+
+# What the monitoring runs. Grafana, Loki, Alloy, cAdvisor and the GPU exporter are in no package of Debian's: stand-ins take their place.
+MONITORING_RECIPES = (
+    _watcher("prometheus", "llm/prometheus:2.53", "prometheus", WorkingDir="/prometheus"),
+    _watcher(
+        "alertmanager", "llm/alertmanager:0.28", "alertmanager", "usr/share/prometheus/alertmanager/*.tmpl", WorkingDir="/alertmanager"
+    ),
+    _watcher("blackbox-exporter", "llm/blackbox-exporter:0.26", "blackbox_exporter"),
+    _watcher("node-exporter", "llm/node-exporter:1.9", "node_exporter"),
+    _python("grafana-standin", "llm/grafana-standin:0.1", "grafana.py", User="472"),
+    _python("cadvisor-standin", "llm/cadvisor-standin:0.1", "cadvisor.py"),
+    _python("gpu-exporter-standin", "llm/gpu-exporter-standin:0.1", "gpu_exporter.py"),
+    _python("logs-standin", "llm/logs-standin:0.1", "logs.py"),
+    _python("python-plain", "llm/python-plain:3.13"),
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One thing of a layer: a directory, a link or a file, with content or taken from ``source``."""
@@ -273,7 +321,7 @@ def build_images(cache: Path, *, say: Say, recipes: Sequence[Recipe] = RECIPES) 
 
 def tags() -> dict[str, str]:
     """The name and tag every image carries in its archive."""
-    return {recipe.name: recipe.tag for recipe in (*RECIPES, *CHAT_RECIPES)}
+    return {recipe.name: recipe.tag for recipe in (*RECIPES, *CHAT_RECIPES, *MONITORING_RECIPES)}
 
 
 def _build_suite(suite: str, recipes: Sequence[Recipe], archives: dict[str, Path], say: Say) -> None:

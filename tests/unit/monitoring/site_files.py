@@ -18,11 +18,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "monitoring"
 COLLECTIONS = ROOT / "build" / "collections"
-sys.path[:0] = [str(ROLE / "files" / "exporters"), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROLE / "files" / "exporters"), str(ROLE / "files" / "monitor"), str(Path(__file__).resolve().parent)]
 
 PASSWORD, BOT, HOOK = "a-password-of-the-tests", "123456:a-token-of-the-tests", "https://hooks.example.org/a-secret-of-the-tests"
 GOOD: dict[str, Any] = {
     "monitoring_grafana_password": PASSWORD,
+    "monitoring_status_password": PASSWORD,
     "monitoring_alerts": {
         "email": {"to": "ops@example.org", "smarthost": "mail.example.org:587", "username": "ops", "password": PASSWORD},
         "telegram": {"token": BOT, "chat": -100200},
@@ -43,6 +44,7 @@ SITES: dict[str, dict[str, Any]] = {
         "monitoring_alerts": {},
         "monitoring_thresholds": {},
         "monitoring_gpu": "none",
+        "monitoring_retention": {"logs": "0h"},
         "llm_services_chat": {},
         "llm_services_engine": "llamacpp",
         "monitoring_storage_targets": [],
@@ -54,13 +56,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"monitoring_grafana_password": "admin"},
         "monitoring_grafana_password has 5 characters and needs 12; Grafana is not started with its default password.",
     ),
+    "status": ({"monitoring_status_password": "short"}, "monitoring_status_password has 5 characters and needs 12."),
     "mail": (
         {"monitoring_alerts": {"email": {"to": "a@b.org"}}},
         "monitoring_alerts cannot work like this: email. email needs to and smarthost",
     ),
     "telegram": ({"monitoring_alerts": {"telegram": {"token": BOT}}}, "monitoring_alerts cannot work like this: telegram."),
     "webhook": ({"monitoring_alerts": {"webhook": "hooks.example.org"}}, "monitoring_alerts cannot work like this: webhook."),
-    "retention": ({"monitoring_retention": "a month"}, "monitoring_retention is a month (as in 30d)"),
+    "retention": ({"monitoring_retention": {"time": "a month"}}, "(as in time: 30d, size: 20GB, logs: 336h or another number of hours"),
+    "logs": ({"monitoring_retention": {"logs": "14d"}}, "logs: 336h or another number of hours from 24 on)"),
     "interval": ({"monitoring_interval": "1"}, "monitoring_interval 1 (5 or more)"),
     "scale": ({"monitoring_durations_scale": 0}, "monitoring_durations_scale 0 (above 0)."),
     "limit": ({"monitoring_thresholds": {"pool_full": 1}}, "monitoring_thresholds has pool_full, which is unknown or no number above 0."),
@@ -68,11 +72,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"monitoring_thresholds": {"disk_free": -1}},
         "monitoring_thresholds has disk_free, which is unknown or no number above 0.",
     ),
-    "image": ({"monitoring_images": {"loki": "x:1"}}, "monitoring_images names loki, which no service uses."),
+    "image": ({"monitoring_images": {"kibana": "x:1"}}, "monitoring_images names kibana, which no service uses."),
 }
 FILES = {
     "prometheus.yml": "{{ __monitoring_by_name.prometheus_yml }}",
     "rules.yml": "{{ __monitoring_rules }}",
+    "loki.yml": "{{ __monitoring_by_name.loki_yml | default('') }}",
+    "sources.yml": "{{ __monitoring_by_name.grafana_sources }}",
     "socket-proxy.cfg": "{{ __monitoring_by_name.proxy_cfg }}",
     "alertmanager.yml": "{{ (__monitoring_secrets | first).content }}",
     "stack.json": "{{ __monitoring_compose }}",

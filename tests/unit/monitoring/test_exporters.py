@@ -11,9 +11,11 @@ import os
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Iterator
@@ -25,7 +27,10 @@ from ports import free_port
 import exposition  # isort: skip - site_files puts the exporters on the path
 import ollama  # isort: skip
 import storage  # isort: skip
-import swarm  # isort: skip
+from swarm_monitor.history import History  # isort: skip
+from swarm_monitor.look import look  # isort: skip
+from swarm_monitor.metrics import text_of  # isort: skip
+from swarm_monitor.settings import Settings  # isort: skip
 
 RECORDED = Path(__file__).parent / "recorded"
 ZFS = Path(__file__).parents[1] / "zfs" / "recorded"
@@ -185,12 +190,24 @@ def test_the_server_answers_its_paths_and_says_why_it_cannot() -> None:
 
 # --- the swarm --------------------------------------------------------------------------------------------------------------------
 SWARM = json.loads((RECORDED / "swarm.json").read_text(encoding="utf-8"))
-API = {f"/v1.41/{name}": (200, SWARM[name]) for name in ("nodes", "services", "configs")}
+API = {f"/v1.41/{name}": (200, SWARM[name]) for name in ("nodes", "services", "configs", "tasks")}
+
+
+def told(port: int, now: float = NOW) -> str:
+    """What the monitor of manager1 says after one look, and of a worker that was lost and came back before."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "llm-backup-a.prom").write_text((RECORDED / "backup.metrics").read_text(encoding="utf-8"), encoding="utf-8")
+        settings = Settings(proxy=f"127.0.0.1:{port}", database=f"{place}/monitor.sqlite", files=place, host="manager1")
+        history, seen = History(settings.database), look(settings, now)
+        down = [{**node, "Status": {"State": "down"}} for node in seen.nodes]
+        for at, nodes in ((now - 300, seen.nodes), (now - 200, down), (now - 110, seen.nodes)):
+            history.take(replace(seen, at=at, nodes=nodes))
+        return text_of(seen, history.account(), now=now, host="manager1")
 
 
 def swarm_text(**changes: Any) -> str:
     with answering({**API, **{f"/v1.41/{name}": answer for name, answer in changes.items()}}) as port:
-        return swarm.swarm("127.0.0.1", port, NOW)
+        return told(port)
 
 
 def test_nodes_services_and_the_fleet_are_told() -> None:
@@ -206,6 +223,10 @@ def test_nodes_services_and_the_fleet_are_told() -> None:
     assert found['swarm_manager_reachable{node_id="m1",node="manager1",role="manager"}'] == 1
     assert found['swarm_service_tasks_running{service="llm_engine"}'] == 1
     assert found['swarm_service_tasks_desired{service="llm_engine"}'] == 2
+    assert found['llm_fleet_preemptions_total{placement="ru-9a"}'] == 2
+    assert (found["llm_fleet_recoveries_total"], found["llm_fleet_recovery_last_seconds"], found["llm_fleet_workers_lost"]) == (1, 90, 0)
+    assert found["swarm_monitor_looked_timestamp_seconds"] == NOW
+    assert any(name.startswith("llm_backup_success{job_name=") and 'instance="manager1"' in name for name in found)
     assert found["llm_fleet_cost_today"] == 11.75
     assert found["llm_fleet_cost_hourly"] == 1.5
     assert found["llm_fleet_lock_held"] == 1
@@ -221,7 +242,7 @@ def test_nodes_services_and_the_fleet_are_told() -> None:
 
 def test_yesterday_s_bill_is_not_today_s() -> None:
     with answering(API) as port:
-        tomorrow = values(swarm.swarm("127.0.0.1", port, NOW + 86400))
+        tomorrow = values(told(port, NOW + 86400))
     assert "llm_fleet_cost_today" not in tomorrow
     assert tomorrow["llm_fleet_lock_held"] == 0
 
@@ -292,7 +313,7 @@ def asked(port: int, method: str, path: str) -> int:
 
 
 def test_the_swarm_is_read_through_the_guard(guarded: int) -> None:
-    found = values(swarm.swarm("127.0.0.1", guarded, NOW))
+    found = values(told(guarded))
     assert found['swarm_service_tasks_desired{service="llm_engine"}'] == 2
     assert found["llm_fleet_cost_hourly"] == 1.5
     assert asked(guarded, "GET", "/v1.41/tasks?filters=%7B%7D") == 200

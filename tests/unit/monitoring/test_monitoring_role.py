@@ -15,6 +15,17 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compos
 from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, SITES, Written, tool
 
 STACKS = tuple(SITES)
+# Their images have no program that could ask.
+UNCHECKED = ("gpu_exporter", "loki", "alloy")
+# What each part of Loki's configuration may hold, of what its reference knows; a word it does not know keeps it from starting.
+LOKI: dict[str, set[str]] = {
+    "analytics": {"reporting_enabled"},
+    "server": {"http_listen_port", "log_level"},
+    "common": {"path_prefix", "replication_factor", "instance_addr", "ring", "storage"},
+    "schema_config": {"configs"},
+    "compactor": {"working_directory", "retention_enabled", "delete_request_store"},
+    "limits_config": {"retention_period", "reject_old_samples_max_age"},
+}
 
 
 def stack(written: Written, site: str) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def test_services_are_bounded_checked_and_roll(written: Written, site: str) -> N
         assert deploy["update_config"]["failure_action"] == "rollback", name
         assert deploy["endpoint_mode"] == "dnsrr" and service["cap_drop"] == ["ALL"], name
         assert service["logging"]["options"]["max-size"] == "10m", name
-        assert service["healthcheck"]["test"][0] == ("NONE" if name == "gpu_exporter" else "CMD"), name
+        assert service["healthcheck"]["test"][0] == ("NONE" if name in UNCHECKED else "CMD"), name
         assert re.search(r":v?[0-9]|@sha256:", service["image"]), f"{name} is not pinned"
         assert ":latest" not in service["image"]
 
@@ -88,7 +99,11 @@ def test_nothing_is_published_unless_it_is_asked_for(written: Written, site: str
 
 def test_the_engine_s_socket_is_reached_by_its_two_readers_alone(written: Written) -> None:
     services = stack(written, "good")["services"]
-    assert sorted(name for name, one in services.items() if "monitoring_api" in one["networks"]) == ["prometheus", "socket_proxy", "swarm"]
+    assert sorted(name for name, one in services.items() if "monitoring_api" in one["networks"]) == [
+        "prometheus",
+        "socket_proxy",
+        "swarm_monitor",
+    ]
     assert services["socket_proxy"]["networks"] == ["monitoring_api"]
     assert [name for name, one in services.items() if "docker.sock" in str(one.get("volumes"))] == ["socket_proxy"]
 
@@ -97,7 +112,7 @@ def test_passwords_and_tokens_are_in_secrets_and_nowhere_else(written: Written) 
     for name in ("stack.json", "configs.json", "prometheus.yml", "storage.json"):
         assert not any(secret in written.text("good", name) for secret in (PASSWORD, BOT, HOOK)), name
     names = {secret["name"] for secret in json.loads(written.text("good", "secrets.json"))}
-    assert names == {"alertmanager_yml", "grafana_password"}
+    assert names == {"alertmanager_yml", "grafana_password", "status_password"}
 
 
 @pytest.mark.parametrize("site", STACKS)
@@ -113,8 +128,48 @@ def test_every_config_and_secret_a_service_names_is_given(written: Written, site
 def test_what_does_not_exist_is_not_watched(written: Written) -> None:
     jobs = {job["job_name"] for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
     fewer = {job["job_name"] for job in yaml.safe_load(written.text("plain", "prometheus.yml"))["scrape_configs"]}
-    assert jobs - fewer == {"gpu_exporter", "chat", "chroma", "ollama", "storage"}
-    assert set(stack(written, "good")["services"]) - set(stack(written, "plain")["services"]) == {"gpu_exporter", "ollama"}
+    assert jobs - fewer == {"gpu_exporter", "chat", "chroma", "ollama", "storage", "loki", "alloy"}
+    assert set(stack(written, "good")["services"]) - set(stack(written, "plain")["services"]) == {"gpu_exporter", "ollama", "loki", "alloy"}
+    sources = [[one["name"] for one in yaml.safe_load(written.text(site, "sources.yml"))["datasources"]] for site in ("good", "plain")]
+    assert sources == [["Prometheus", "Alertmanager", "Loki"], ["Prometheus", "Alertmanager"]]
+
+
+def test_loki_s_configuration_has_retention_and_no_unknown_word(written: Written) -> None:
+    found = yaml.safe_load(written.text("good", "loki.yml"))
+    assert found.pop("auth_enabled") is False
+    assert set(found) == set(LOKI)
+    for part, names in LOKI.items():
+        assert set(found[part]) <= names, part
+    assert found["limits_config"]["retention_period"] == "336h"
+    # Retention without these two is none, and the delete store is a requirement of its own.
+    assert found["compactor"]["retention_enabled"] is True
+    (schema,) = found["schema_config"]["configs"]
+    assert found["compactor"]["delete_request_store"] == schema["object_store"] == "filesystem"
+    assert (schema["store"], schema["schema"], schema["index"]["period"]) == ("tsdb", "v13", "24h")
+    directories = [
+        found["common"]["path_prefix"],
+        found["compactor"]["working_directory"],
+        *found["common"]["storage"]["filesystem"].values(),
+    ]
+    assert all(path.startswith("/loki") for path in directories), "nothing else can be written"
+
+
+def test_alloy_s_components_lead_from_files_to_loki(written: Written) -> None:
+    text = re.sub(r"^\s*//.*$", "", (ROLE / "files" / "alloy.alloy").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', text)
+    for opened, closed in ("{}", "[]", "()"):
+        assert bare.count(opened) == bare.count(closed)
+    made = {f"{kind}.{name}" for kind, name in re.findall(r'^([a-z_.]+) "(\w+)" \{$', text, re.MULTILINE)}
+    assert made == {"local.file_match.containers", "loki.source.file.containers", "loki.process.containers", "loki.write.loki"}
+    used = set(re.findall(r"((?:local|loki)\.[a-z_.]+?)\.(?:receiver|targets)\b", text))
+    assert used == made - {"loki.source.file.containers"}
+    service = stack(written, "good")["services"]["alloy"]
+    assert service["logging"]["options"]["labels"] == "com.docker.swarm.service.name"
+    # Docker fills it in, not Ansible.
+    assert service["environment"] == {"NODE": "{{.Node.Hostname}}"}
+    monitor = stack(written, "good")["services"]["swarm_monitor"]["environment"]
+    assert (monitor["STORAGE"], monitor["METRICS_HOST"]) == ("storage1=192.0.2.11:9100", "good")
+    assert "docker.sock" not in str(service["volumes"]) and all(one.get("read_only") for one in service["volumes"] if one["type"] == "bind")
 
 
 def test_targets_follow_from_the_inventory(written: Written) -> None:

@@ -54,6 +54,9 @@ def snapshot_of(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 def list_(state: dict[str, Any], words: list[str]) -> None:
     dataset = words[-1]
+    if words == ["-H", "-o", "name"]:
+        print("\n".join(sorted(state)))
+        return
     if dataset not in state:
         die(f"cannot open '{dataset}': dataset does not exist")
     if "snapshot" in words:
@@ -75,6 +78,9 @@ def receive(state: dict[str, Any], words: list[str]) -> None:
     options = dict(word.partition("=")[::2] for flag, word in zip(words, words[1:]) if flag == "-o")
     if dataset in state:
         die(f"cannot receive new filesystem stream: destination '{dataset}' exists")
+    if not sys.stdin.buffer.peek(1):
+        die("cannot receive: failed to read from stream")
+    state = load()
     where(dataset).mkdir(parents=True)
     state[dataset] = {"properties": {**options, **json.loads(os.environ.get("ZFS_RECEIVED", "{}"))}, "snapshots": {}}
     save(state)
@@ -101,10 +107,19 @@ def zfs(verb: str, words: list[str]) -> None:
             stream.add(where(words[-1]), ".")
     elif verb == "receive":
         receive(state, words)
-    elif verb == "mount":
+    else:
+        change(state, verb, words)
+
+
+def change(state: dict[str, Any], verb: str, words: list[str]) -> None:
+    if verb == "mount":
         place = Path(state[words[-1]]["properties"]["mountpoint"])
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(where(words[-1]))
+    elif verb == "rename":
+        state[words[1]] = state.pop(words[0])
+        where(words[0]).rename(where(words[1]))
+        save(state)
     elif verb == "destroy":
         properties = state.pop(words[-1])["properties"]
         Path(properties.get("mountpoint", "/nowhere")).unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def test_borgmatic_takes_its_configuration(ran: tuple[str, dict[str, dict[str, A
 def test_a_database_in_use_is_archived_as_its_copy(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
     found = yaml.safe_load(ran[1]["/etc/llm-stack/backup/borgmatic/manager.yaml"]["secret_content"])
     assert found["location"]["source_directories"] == ["/srv/a", "/var/lib/llm-stack/backup/databases/manager"]
-    assert found["location"]["exclude_patterns"] == ["*.tmp", "/srv/a/x.sqlite3"]
+    assert found["location"]["exclude_patterns"] == ["*.tmp", *(f"/srv/a/x.sqlite3{end}" for end in ("", "-wal", "-shm", "-journal"))]
     assert found["retention"] == {"keep_hourly": 24, "keep_daily": 2, "keep_weekly": 4, "keep_monthly": 6, "prefix": "manager-"}
     assert found["storage"]["ssh_command"] == "ssh -o BatchMode=yes -i /root/.ssh/backup"
     assert found["storage"]["upload_rate_limit"] == 500
@@ -109,7 +109,7 @@ def test_jobs_hold_what_the_program_reads_and_no_secret(ran: tuple[str, dict[str
     jobs = {path: json.loads(one["content"]) for path, one in ran[1].items() if "/jobs/" in path}
     away = jobs["/etc/llm-stack/backup/jobs/away.json"]
     assert (away["host"], away["key"], away["max_age_hours"]) == ("b@192.0.2.12", "/root/.ssh/backup", 1)
-    assert set(jobs["/etc/llm-stack/backup/jobs/manager.json"]) == {"name", "databases", "max_age_hours", "configuration"}
+    assert set(jobs["/etc/llm-stack/backup/jobs/manager.json"]) == {"name", "paths", "databases", "max_age_hours", "configuration"}
     assert PASSPHRASE not in json.dumps(jobs)
     drill = json.loads(ran[1]["/etc/llm-stack/backup/drill.json"]["content"])
     assert (drill["scratch"], drill["max_age_days"]) == ("llm/drill", 8)

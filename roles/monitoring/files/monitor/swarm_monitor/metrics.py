@@ -1,53 +1,36 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a manager knows of its swarm, for Prometheus: nodes, GPUs, services, and the state that runs over the fleet share.
+"""What a look shows, for Prometheus: nodes, GPUs, services, the state that runs over the fleet share, recoveries, backups.
 
-The engine's own metrics count tasks and nodes of the whole swarm and name none of them. Everything is read through a proxy that lets
-nothing pass that could change anything.
+The engine's own metrics count tasks and nodes of the whole swarm and name none of them.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import time
 from datetime import datetime
 from typing import Any, Iterable, Mapping
-from urllib.parse import quote
 
-from exposition import Metric, NotAnswered, Query, make_server, render
+from exposition import Metric, NotAnswered, render
 
-SECONDS = 10.0
-# Services with their counts of tasks need 1.41, which Docker has since 20.10.
-API = "/v1.41"
-STATE = "llm-stack-state"
+from .history import Account, is_up, name_of
+from .look import STATE, Copies, Look
+
 # Labels that tell what a server of a fleet is; a server that carries none is nobody's business here.
 PREEMPTIBLE, ENDS = "llm-stack.preemptible", "llm-stack.ends"
+HELP = {
+    "llm_backup_success": "Whether the last run of a backup ended well",
+    "llm_backup_last_success_timestamp_seconds": "When the newest copy that is whole was taken",
+    "llm_backup_max_age_seconds": "How old the newest copy may be",
+    "llm_restore_drill_success": "Whether the newest copy could be restored and read when that was tried last",
+    "llm_restore_drill_last_success_timestamp_seconds": "When a copy was restored well last",
+    "llm_restore_drill_max_age_seconds": "How long ago that may be",
+    "llm_restore_drill_copy_age_seconds": "How old the copy was that was restored last: what a loss at that moment would have cost",
+}
 
 
-def read(host: str, port: int, path: str) -> Any:
-    """Return what the engine answers.
-
-    :raises NotAnswered: the proxy or the engine behind it does not answer.
-    """
-    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    try:
-        connection.request("GET", API + path)
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status == 200:
-            return json.loads(body)
-        why = f"it said {answer.status}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        why = str(error) or type(error).__name__
-    finally:
-        connection.close()
-    raise NotAnswered(f"{path} cannot be read from {host}:{port}: {why}. Look at the log of the service socket_proxy.")
-
-
-def node_metrics(nodes: list[Mapping[str, Any]]) -> list[Metric]:
+def node_metrics(nodes: Iterable[Mapping[str, Any]]) -> list[Metric]:
     """Return what is known of the nodes."""
     up = Metric("swarm_node_up", "Whether a node is ready")
     active = Metric("swarm_node_active", "Whether a node takes tasks: it is neither drained nor paused")
@@ -56,6 +39,7 @@ def node_metrics(nodes: list[Mapping[str, Any]]) -> list[Metric]:
     reachable = Metric("swarm_manager_reachable", "Whether a manager is reached by the others")
     preemptible = Metric("llm_fleet_server_preemptible", "Whether a server of the fleet is a preemptible one")
     ends = Metric("llm_fleet_server_ends_timestamp_seconds", "When the cloud takes a preemptible server back at the latest")
+    nodes = list(nodes)
     ready = {name_of(node) for node in nodes if is_up(node)}
     for node in nodes:
         who = {"node_id": str(node.get("ID")), "node": name_of(node), "role": str(node.get("Spec", {}).get("Role"))}
@@ -72,16 +56,6 @@ def node_metrics(nodes: list[Mapping[str, Any]]) -> list[Metric]:
         if until is not None:
             ends.add(until, **who)
     return [up, active, stale, gpus, reachable, preemptible, ends]
-
-
-def name_of(node: Mapping[str, Any]) -> str:
-    """Return a node's host name."""
-    return str((node.get("Description") or {}).get("Hostname", ""))
-
-
-def is_up(node: Mapping[str, Any]) -> bool:
-    """Whether the manager hears a node."""
-    return bool((node.get("Status") or {}).get("State") == "ready")
 
 
 def gpus_of(node: Mapping[str, Any]) -> int:
@@ -151,22 +125,46 @@ def _fleet(found: Mapping[str, Any], now: float) -> Iterable[Metric]:
     return [lock, spent, rate, failed, opened, interrupted]
 
 
-def swarm(host: str, port: int, now: float) -> str:
+def history_metrics(account: Account) -> list[Metric]:
+    """Return what was counted over time."""
+    preempted = Metric("llm_fleet_preemptions_total", "Servers that the cloud has interrupted, by placement", "counter")
+    for placement, times in account.preemptions.items():
+        preempted.add(times, placement=placement)
+    back = Metric("llm_fleet_recoveries_total", "Workers that were lost and serve again", "counter")
+    back.add(account.recoveries)
+    seconds = Metric(
+        "llm_fleet_recovery_seconds_total", "Time that all recoveries took, from the loss of a worker until it served again", "counter"
+    )
+    seconds.add(account.seconds)
+    lost = Metric("llm_fleet_workers_lost", "Workers that were lost and do not serve yet")
+    lost.add(account.lost_now)
+    last = Metric("llm_fleet_recovery_last_seconds", "Time that the last recovery took")
+    if account.last is not None:
+        last.add(account.last)
+    return [preempted, back, seconds, lost, last]
+
+
+def copies_metrics(told: Iterable[Copies], *, of: str) -> list[Metric]:
+    """Return the backups of this manager; Prometheus reads those of the storage hosts from these themselves.
+
+    :param of: name of this manager.
+    """
+    found = {name: Metric(name, text) for name, text in HELP.items()}
+    for copies in told:
+        for job, values in copies.jobs.items() if copies.host == of else ():
+            for name in sorted(values.keys() & found.keys()):
+                found[name].add(values[name], job_name=job, instance=of)
+    return list(found.values())
+
+
+def text_of(seen: Look, account: Account, *, now: float, host: str) -> str:
     """Return all metrics.
 
-    :raises NotAnswered: the swarm cannot be read.
+    :param host: name of this manager.
+    :raises NotAnswered: the state of the fleet cannot be understood.
     """
-    nodes, services = read(host, port, "/nodes"), read(host, port, "/services?status=true")
-    configs = read(host, port, "/configs?filters=" + quote(json.dumps({"name": [STATE]})))
-    labels = next((one["Spec"].get("Labels") or {} for one in configs if one["Spec"]["Name"] == STATE), None)
-    fleet = fleet_metrics(labels, now) if labels is not None else []
-    return render([*node_metrics(nodes), *service_metrics(services), *fleet])
-
-
-def _answer(_query: Query) -> str:
-    host, _colon, port = os.environ.get("DOCKER_PROXY", "socket_proxy:2375").rpartition(":")
-    return swarm(host, int(port), time.time())
-
-
-if __name__ == "__main__":
-    make_server(int(os.environ.get("PORT", "9779")), {"/metrics": _answer}).serve_forever()
+    looked = Metric("swarm_monitor_looked_timestamp_seconds", "When the swarm was looked at last")
+    looked.add(seen.at)
+    fleet = fleet_metrics(seen.labels, now) if seen.labels is not None else []
+    swarm = [*node_metrics(seen.nodes), *service_metrics(seen.services)]
+    return render([looked, *swarm, *fleet, *history_metrics(account), *copies_metrics(seen.copies, of=host)])

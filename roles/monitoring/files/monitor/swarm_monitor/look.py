@@ -1,0 +1,145 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One look at everything: the swarm through a proxy that lets nothing pass that could change it, and what backups say of themselves."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+from urllib.parse import quote
+
+from exposition import NotAnswered
+
+from .settings import Settings
+
+SECONDS = 10.0
+# Services with their counts of tasks need 1.41, which Docker has since 20.10.
+API = "/v1.41"
+STATE, ENGINE = "llm-stack-state", "llm_engine"
+_LONGEST = 16 << 20
+_SAMPLE = re.compile(r'^(?P<name>llm_(?:backup|restore_drill)_\w+)\{job_name="(?P<job>[A-Za-z0-9-]+)"\} (?P<value>[0-9.eE+-]+)$')
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What one host says of its backups.
+
+    :param jobs: by job, its metrics by name.
+    :param error: why the host did not tell; its jobs are not known then.
+    """
+
+    host: str
+    jobs: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen at one moment.
+
+    :param at: seconds since 1970.
+    :param engines: IDs of the nodes on which an engine runs; None when there is no such service.
+    :param labels: those of the state that runs over a fleet share; None when there is none.
+    """
+
+    at: float
+    nodes: list[Mapping[str, Any]]
+    services: list[Mapping[str, Any]]
+    engines: frozenset[str] | None
+    labels: Mapping[str, str] | None
+    copies: tuple[Copies, ...] = ()
+
+
+def get(address: str, path: str) -> bytes:
+    """Return what ``HOST:PORT`` answers.
+
+    :raises OSError: it was not reached, or said no.
+    """
+    host, _colon, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read(_LONGEST)
+    except http.client.HTTPException as error:
+        raise OSError(str(error) or type(error).__name__) from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise OSError(f"it said {answer.status}")
+    return body
+
+
+def read(proxy: str, path: str) -> Any:
+    """Return what the engine answers.
+
+    :raises NotAnswered: the proxy or the engine behind it does not answer.
+    """
+    try:
+        return json.loads(get(proxy, API + path))
+    except (OSError, ValueError) as error:
+        raise NotAnswered(f"{path} cannot be read from {proxy}: {error}. Look at the log of the service socket_proxy.") from error
+
+
+def _filtered(path: str, **filters: list[str]) -> str:
+    return f"{path}?filters={quote(json.dumps(filters))}"
+
+
+def look(settings: Settings, now: float) -> Look:
+    """Look at everything.
+
+    :raises NotAnswered: the swarm cannot be read. Backups that are not told of are a part of the look.
+    """
+    nodes, services = read(settings.proxy, "/nodes"), read(settings.proxy, "/services?status=true")
+    configs = read(settings.proxy, _filtered("/configs", name=[STATE]))
+    labels = next((one["Spec"].get("Labels") or {} for one in configs if one["Spec"]["Name"] == STATE), None)
+    engines = None
+    if any(service["Spec"]["Name"] == ENGINE for service in services):
+        tasks = read(settings.proxy, _filtered("/tasks", service=[ENGINE], **{"desired-state": ["running"]}))
+        engines = frozenset(str(task.get("NodeID")) for task in tasks if (task.get("Status") or {}).get("State") == "running")
+    return Look(now, nodes, services, engines, labels, tuple(copies(settings)))
+
+
+def copies(settings: Settings) -> Iterator[Copies]:
+    """Yield what each host says of its backups."""
+    if settings.files:
+        yield _told(settings.host, partial(files, settings.files))
+    for name, address in sorted(settings.storage.items()):
+        yield _told(name, partial(page_of, address))
+
+
+def files(folder: str) -> str:
+    """Return the metrics files of a folder, one after the other.
+
+    :raises OSError: one cannot be read.
+    """
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("*.prom")))
+
+
+def page_of(address: str) -> str:
+    """Return what an exporter says.
+
+    :raises OSError: it does not answer.
+    """
+    return get(address, "/metrics").decode("utf-8", "replace")
+
+
+def _told(host: str, text: Callable[[], str]) -> Copies:
+    try:
+        return Copies(host, jobs_of(text()))
+    except (OSError, ValueError) as error:
+        return Copies(host, error=getattr(error, "strerror", None) or str(error))
+
+
+def jobs_of(text: str) -> dict[str, dict[str, float]]:
+    """Read the metrics of backups among others in Prometheus' text format."""
+    found: dict[str, dict[str, float]] = {}
+    for sample in filter(None, map(_SAMPLE.match, text.splitlines())):
+        found.setdefault(sample["job"], {})[sample["name"]] = float(sample["value"])
+    return found
