@@ -88,7 +88,7 @@ def test_drill_interrupts_nobody_without_a_name_given_twice(whole: Control) -> N
     assert whole.cloud.writes() == before
 
 
-@pytest.mark.one_core
+@pytest.mark.long
 def test_drill_interrupts_brings_back_and_reports(whole: Control) -> None:
     servers = ids(whole)
     named = "llm_stack_drill_worker=gpu1 llm_stack_drill_confirm=gpu1 llm_stack_drill_before=2 llm_stack_drill_timeout=200"
