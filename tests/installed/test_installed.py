@@ -40,6 +40,8 @@ PLAYBOOKS = (
     "restore_drill",
     "restore",
     "image",
+    "drill",
+    "upgrade",
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
