@@ -93,7 +93,7 @@ def lab(words: list[str]) -> None:
 def docker(words: list[str]) -> None:
     assert tuple(words[:2]) in SUBCOMMANDS, words
     for name in words[2:]:
-        stack, _, service = name.partition("_")
+        stack, _between, service = name.partition("_")
         if service:
             text = (ROOT / "roles" / {"llm": "llm_services"}.get(stack, stack) / "templates" / "stack.yml.j2").read_text(encoding="utf-8")
             assert re.search(rf"^  {service}:$", text, re.MULTILINE), name

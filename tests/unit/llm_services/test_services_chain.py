@@ -157,7 +157,9 @@ def connections(chain: Chain) -> dict[str, int]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_connections_to_the_balancer_are_kept(chain: Chain, stream: bool) -> None:
-    ask = lambda: chain.ask("POST", "/v1/chat/completions", {**QUESTION, "stream": stream}, headers=AUTHORIZED).status  # noqa: E731
+    def ask() -> int:
+        return chain.ask("POST", "/v1/chat/completions", {**QUESTION, "stream": stream}, headers=AUTHORIZED).status
+
     assert ask() == 200
     before = connections(chain)
     assert {ask() for _number in range(5)} == {200}

@@ -12,9 +12,9 @@ to=/var/tmp/recorded
 version=$(zfs version | sed -n 's/^zfs-kmod-\([0-9.]*\).*/\1/p')
 exec 3>&1 >&2
 
-suspend() { echo "$1" >/sys/module/zfs/parameters/zfs_scan_suspend_progress; }
+hold_scan() { echo "$1" >/sys/module/zfs/parameters/zfs_scan_suspend_progress; }
 gone() {
-  suspend 0
+  hold_scan 0
   for pool in wpoola wpoold wpoolh wdata; do zpool destroy -f "$pool" 2>/dev/null || true; done
   rm -rf "$disks" "$to"
 }
@@ -67,24 +67,24 @@ zpool create -f wpoola mirror $disks/a $disks/b special mirror $disks/c $disks/d
 dd if=/dev/urandom of=/wpoola/data bs=1M count=24 status=none
 zpool sync wpoola
 # No progress while the state is looked at.
-suspend 1
+hold_scan 1
 zpool replace -f wpoola $disks/a $disks/g
 both replacing wpoola
-suspend 0
+hold_scan 0
 until_idle wpoola
-suspend 1
+hold_scan 1
 zpool scrub wpoola
 zpool scrub -p wpoola
 both paused wpoola
-suspend 0
+hold_scan 0
 zpool destroy wpoola
 
 zpool create -f wpoold draid1:2d:5c:1s $disks/r1 $disks/r2 $disks/r3 $disks/r4 $disks/r5
-suspend 1
+hold_scan 1
 zpool offline -f wpoold $disks/r1
 zpool replace wpoold $disks/r1 draid1-0-0
 both draid_spared wpoold
-suspend 0
+hold_scan 0
 zpool destroy wpoold
 
 hostid=$(hostid)

@@ -70,8 +70,13 @@ class History:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=10)) as database, database:
-            yield database
+        database = sqlite3.connect(self._path, timeout=10)
+        try:
+            # This ends the transaction, and leaves the database open.
+            with database:
+                yield database
+        finally:
+            database.close()
 
     def take(self, seen: Look) -> None:
         """Add what a look shows."""
