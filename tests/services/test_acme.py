@@ -120,7 +120,7 @@ def site(processes: Processes) -> Iterator[Site]:
 
 def until_shown(site: Site, certificate: str) -> None:
     """Wait until the edge shows a certificate."""
-    for _attempt in range(100):
+    for _attempt in range(600):
         if site.shown().strip() == certificate.strip():
             return
         time.sleep(0.1)
