@@ -16,6 +16,7 @@ from labkit.artifacts import prepare
 from labkit.config import REPO
 from labkit.lab import Lab
 from labkit.play import Outcome, play
+from labkit.say import LabError
 
 MANAGERS = ("gpu7", "gpu8", "gpu9")
 INVENTORY = REPO / "tests" / "swarm" / "managers"
@@ -88,7 +89,7 @@ def test_the_cache_is_named_and_garbage_is_collected(machines: Lab, run: Run, tm
     shown = on(machines, "gpu7", "docker ps --format '{{.Names}}'").split()
     assert {"llm-registry", "llm-registry-cache"} <= set(shown)
     assert on(machines, "gpu7", "systemctl is-active llm-registry-garbage.timer") == "active"
-    # The registry asks its upstream before it serves, and nothing leaves the lab: that the cache answers is not seen here.
+    # The registry asks its upstream before it serves, and nothing leaves the lab.
     assert "registry-1.docker.io" in on(machines, "gpu7", "docker logs llm-registry-cache 2>&1 | grep -m 1 registry-1")
     for machine in MANAGERS:
         assert "BEGIN CERTIFICATE" in on(machines, machine, "cat /etc/docker/certs.d/10.77.0.37:5001/ca.crt")
@@ -98,6 +99,26 @@ def test_the_cache_is_named_and_garbage_is_collected(machines: Lab, run: Run, tm
     assert outcome.status == 0
     assert on(machines, "gpu7", "docker inspect -f '{{.State.Running}}' llm-registry") == "true"
     assert "blobs marked" in on(machines, "gpu7", "journalctl -u llm-registry-garbage -o cat")
+
+
+def test_what_was_pulled_once_is_there_while_upstream_is_cut_off(machines: Lab, run: Run) -> None:
+    """A registry of the test's own is what upstream is to the cache; it holds one image, and then it is gone."""
+    image = on(machines, "gpu7", "docker inspect -f '{{.Config.Image}}' llm-registry")
+    upstream = "127.0.0.1:5002"
+    on(machines, "gpu7", f"docker run -d --name upstream --network host -e REGISTRY_HTTP_ADDR={upstream} {image}")
+    try:
+        on(machines, "gpu7", f"docker tag {image} {upstream}/library/probe:1 && docker push --quiet {upstream}/library/probe:1")
+        turned = run(registry_cache_upstream=f"http://{upstream}")
+        assert (turned.status, turned.changed) == (0, (("gpu7", "selfhosted.llm_stack.registry : Run the cache of public images"),))
+        # By the name the image has in public: the engine asks its mirror, which is the cache.
+        on(machines, "gpu8", "docker pull --quiet probe:1")
+        on(machines, "gpu7", "docker rm --force upstream")
+        on(machines, "gpu9", "docker pull --quiet probe:1")
+        with pytest.raises(LabError, match="failed"):
+            on(machines, "gpu9", "docker pull --quiet never:1")
+    finally:
+        on(machines, "gpu7", "docker rm --force upstream 2>/dev/null; true")
+        assert run().status == 0
 
 
 def on_demand(folder: Path, role: str, entry: str, *, hosts: str = "swarm_managers[0]") -> Path:
