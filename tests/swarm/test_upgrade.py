@@ -60,6 +60,7 @@ def test_a_failing_step_stops_it_says_where_and_harms_no_service(
         clients.terminate()
         said = json.loads(clients.communicate(timeout=120)[0])
     print(f"upgraded under load: {said}")
+    print(converged.ssh(MANAGER, "journalctl -u docker -o short-precise --no-pager -n 400 | cut -c1-220", check=False))
     assert stopped.status != 0
     assert f"The upgrade stopped at {WORKERS[1]}" in stopped.words
     assert "it goes on from here" in stopped.words
