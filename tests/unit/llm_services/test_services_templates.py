@@ -62,6 +62,13 @@ def test_the_edge_follows_the_balancers_names_and_keeps_its_connections() -> Non
     assert text.count("keepalive 32;") == 2
 
 
+def test_with_virtual_addresses_edge_and_balancer_still_find_every_task() -> None:
+    services = stack(llm_services_endpoint_mode="vip", llm_services_chat=CHAT)["services"]
+    assert {service["deploy"]["endpoint_mode"] for service in services.values()} == {"vip"}
+    assert "server tasks.balancer:8080 resolve" in render("nginx.conf.j2", llm_services_endpoint_mode="vip")
+    assert "tasks.llm_engine" in render("haproxy.cfg.j2", llm_services_endpoint_mode="vip")
+
+
 def test_open_webui_asks_the_edge_and_is_reached_through_it_alone() -> None:
     assert "open-webui" not in stack()["services"]
     services = stack(llm_services_open_webui={"enabled": True, "port": 8444})["services"]
