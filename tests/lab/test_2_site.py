@@ -13,6 +13,7 @@ import pytest
 from labkit import demo
 from labkit.lab import Lab
 from labkit.play import SITE, Outcome, play
+from labkit.vm import VirtualMachine
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,25 @@ def test_an_initiator_logs_in_and_the_lun_keeps_what_it_writes(converged: Lab, o
         assert "written over iSCSI" in on("storage1", "head -c 512 /dev/zvol/llm/vm/disk0")
     finally:
         on("gpu1", f"{node} --logout; {node} -o delete")
+
+
+def test_a_share_that_stalls_keeps_no_engine_from_its_local_copy(
+    converged: Lab, on: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    share = on("gpu1", "findmnt -n -t nfs4 -o TARGET").strip()
+    storage = converged.get("storage1")
+    assert isinstance(storage, VirtualMachine)
+    with storage.frozen():
+        # A name that was never looked up: nothing of the answer can be cached.
+        assert on("gpu1", f"timeout -s KILL 10 stat {share}/never-asked-for 2>&1; echo status $?").split()[-1] == "137"
+        on("gpu1", "docker kill $(docker ps --quiet --filter name=llm_engine)")
+        started = "docker ps --filter name=llm_engine --filter health=healthy --quiet"
+        assert on("gpu1", f'for i in $(seq 100); do [ -z "$({started})" ] || break; sleep 1; done; {started}', seconds=180)
+        answered = set()
+        for _ in range(10):
+            demo.ask(converged)
+            answered.add(capfd.readouterr().out.rsplit("from engine ", 1)[1])
+        assert len(answered) == 2, answered
 
 
 # One setting per role, altered behind its back: (machine, how, the role that repairs it, how to see it is repaired, what must be seen).

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 from . import network
 from .config import GATEWAY, NVIDIA_SMI, Disk, Machine, Paths
@@ -238,6 +238,17 @@ class VirtualMachine:
         self.daemon.kill()
         for disk in self.spec.disks:
             self._cache(disk).kill()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Hold its processors: to others it is there and answers nothing, as a machine whose disks stall."""
+        with Qmp(self.monitor) as monitor:
+            monitor.command("stop")
+        try:
+            yield
+        finally:
+            with Qmp(self.monitor) as monitor:
+                monitor.command("cont")
 
     def discard(self) -> None:
         """Forget its disks."""
