@@ -42,7 +42,8 @@ def _taken() -> dict[str, Any]:
 def _overhead(name: str, how: str, goal: str) -> Figure:
     """The worst time from an interruption to the first token of the engine that came back, less the boot of its machine."""
     found = _taken()[how]
-    phases = {
+    names = sorted({key for one in found for key in one} - {"failures"})
+    phases = {phase: [float(one.get(phase, 0.0)) for one in found] for phase in names}
         phase: [float(one.get(phase, 0.0)) for one in found]
         for phase in sorted({key for one in found for key in one})
         if phase != "failures"
