@@ -44,10 +44,6 @@ def _overhead(name: str, how: str, goal: str) -> Figure:
     found = _taken()[how]
     names = sorted({key for one in found for key in one} - {"failures"})
     phases = {phase: [float(one.get(phase, 0.0)) for one in found] for phase in names}
-        phase: [float(one.get(phase, 0.0)) for one in found]
-        for phase in sorted({key for one in found for key in one})
-        if phase != "failures"
-    }
     worst = max(one["first_token"] - one["boot"] for one in found)
     return Figure(name, "s", worst, n=len(found), goal=goal, seconds=phases)
 
