@@ -18,17 +18,9 @@ author:
   - The selfhosted.llm_stack contributors (@selfhosted)
 requirements:
   - Docker SDK for Python (python3-docker)
-attributes:
-  check_mode:
-    description: Changes nothing, so check mode is no different.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
-  platform:
-    description: Target systems the module works on, a manager of the swarm.
-    support: full
-    platforms: Debian, Ubuntu
+extends_documentation_fragment:
+  - selfhosted.llm_stack.attributes.looks
+  - selfhosted.llm_stack.attributes.manager
 options:
   state:
     description: What to do.

@@ -17,6 +17,7 @@ author:
   - The selfhosted.llm_stack contributors (@selfhosted)
 extends_documentation_fragment:
   - selfhosted.llm_stack.openstack_login
+  - selfhosted.llm_stack.attributes.cloud
 attributes:
   check_mode:
     description: Can run in check mode and refuse what would be refused; nothing is interrupted.
@@ -24,10 +25,6 @@ attributes:
   diff_mode:
     description: Returns no diff.
     support: none
-  platform:
-    description: Target systems the module works on. It runs where openstacksdk is, usually the control node.
-    support: full
-    platforms: posix
 options:
   fleet:
     description: Name of the fleet.

@@ -25,17 +25,8 @@ author:
 extends_documentation_fragment:
   - selfhosted.llm_stack.openstack_login
   - selfhosted.llm_stack.fleet
-attributes:
-  check_mode:
-    description: Changes nothing, so check mode is no different.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
-  platform:
-    description: Target systems the module works on. It runs where openstacksdk is, usually the control node.
-    support: full
-    platforms: posix
+  - selfhosted.llm_stack.attributes.looks
+  - selfhosted.llm_stack.attributes.cloud
 options:
   fleet:
     description: Name of the fleet. When it is empty, no cloud is looked at, and O(hosts) alone are seen to.

@@ -21,6 +21,8 @@ author:
   - The selfhosted.llm_stack contributors (@selfhosted)
 requirements:
   - Docker SDK for Python (python3-docker)
+extends_documentation_fragment:
+  - selfhosted.llm_stack.attributes.manager
 attributes:
   check_mode:
     description: Can run in check mode and tell whether the lock could be had; nothing is written.
@@ -28,10 +30,6 @@ attributes:
   diff_mode:
     description: Returns no diff; the state is what runs remember, not what a person declares.
     support: none
-  platform:
-    description: Target systems the module works on, a manager of the swarm.
-    support: full
-    platforms: Debian, Ubuntu
 options:
   state:
     description:

@@ -25,6 +25,7 @@ author:
 extends_documentation_fragment:
   - selfhosted.llm_stack.openstack_login
   - selfhosted.llm_stack.fleet
+  - selfhosted.llm_stack.attributes.cloud
 attributes:
   check_mode:
     description: Can run in check mode and return the plan and its change of cost; nothing that changes the cloud is called.
@@ -32,10 +33,6 @@ attributes:
   diff_mode:
     description: Returns what has changed, or would change in check mode, for each server.
     support: full
-  platform:
-    description: Target systems the module works on. It runs where openstacksdk is, usually the control node.
-    support: full
-    platforms: posix
 options:
   fleet:
     description: Name of the fleet. It is written to the metadata of each server, and nothing of another fleet is ever touched.
