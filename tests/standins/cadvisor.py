@@ -10,11 +10,10 @@ their network cards have sent. The figures are real; how much it costs to collec
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from exposition import serve
 
 CONTAINERS, GROUPS, PROC = Path("/var/lib/docker/containers"), Path("/sys/fs/cgroup"), Path("/rootfs/proc")
 LABEL = "com.docker.swarm.service.name"
@@ -60,22 +59,10 @@ def samples() -> Iterator[tuple[str, str, float]]:
             yield "container_network_transmit_bytes_total", f'{labels},interface="{card}"', float(counts[8])
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers Prometheus and the health check."""
-
-    def do_GET(self) -> None:
-        text = "ok" if self.path == "/healthz" else "".join(f"{name}{{{labels}}} {value!r}\n" for name, labels, value in sorted(samples()))
-        body = text.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Nothing is logged."""
+def text() -> str:
+    """Return what the exporter says now."""
+    return "".join(f"{name}{{{labels}}} {value!r}\n" for name, labels, value in sorted(samples()))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+    serve(8080, text)

@@ -10,12 +10,11 @@ A test makes the card hot or lets it fall off the bus by what it writes into /tm
 from __future__ import annotations
 
 import json
-import signal
 import socket
-import sys
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from exposition import serve
 
 CARD = Path("/tmp/card")
 UUID = str(uuid.uuid5(uuid.NAMESPACE_DNS, socket.gethostname()))
@@ -39,21 +38,5 @@ def text() -> str:
     return "\n".join(lines) + "\n"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers Prometheus."""
-
-    def do_GET(self) -> None:
-        body = text().encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Nothing is logged."""
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    ThreadingHTTPServer(("", 9835), Handler).serve_forever()
+    serve(9835, text)

@@ -261,8 +261,8 @@ def _watcher(name: str, tag: str, program: str, *paths: str, **more: object) -> 
     )
 
 
-def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
-    """An image of Python with nothing but its own library; with a stand-in as its program, or without one."""
+def _python(name: str, tag: str, standin: str = "", *, beside: str = "", **more: object) -> Recipe:
+    """An image of Python with nothing but its own library; with a stand-in as its program, and what that imports, or without one."""
     return Recipe(
         name,
         tag,
@@ -271,7 +271,7 @@ def _python(name: str, tag: str, standin: str = "", **more: object) -> Recipe:
         {"Entrypoint": ["/usr/bin/python3", "/standin.py"], **more} if standin else {"Cmd": ["python3"], **more},
         drop=tuple(part for part in _UNUSED_PYTHON if part != "sqlite3"),
         links={"usr/bin/python": "python3.13", "usr/bin/python3": "python3.13", "usr/bin/wget": "busybox"},
-        copies={"standin.py": STANDINS / standin} if standin else {},
+        copies={place: STANDINS / source for place, source in (("standin.py", standin), (beside, beside)) if source},
     )
 
 
@@ -284,8 +284,8 @@ MONITORING_RECIPES = (
     _watcher("blackbox-exporter", "llm/blackbox-exporter:0.26", "blackbox_exporter"),
     _watcher("node-exporter", "llm/node-exporter:1.9", "node_exporter"),
     _python("grafana-standin", "llm/grafana-standin:0.1", "grafana.py", User="472"),
-    _python("cadvisor-standin", "llm/cadvisor-standin:0.1", "cadvisor.py"),
-    _python("gpu-exporter-standin", "llm/gpu-exporter-standin:0.1", "gpu_exporter.py"),
+    _python("cadvisor-standin", "llm/cadvisor-standin:0.1", "cadvisor.py", beside="exposition.py"),
+    _python("gpu-exporter-standin", "llm/gpu-exporter-standin:0.1", "gpu_exporter.py", beside="exposition.py"),
     _python("logs-standin", "llm/logs-standin:0.1", "logs.py"),
     _python("python-plain", "llm/python-plain:3.13"),
 )

@@ -14,6 +14,9 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
+import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Callable
@@ -125,3 +128,24 @@ def test_an_image_of_a_package_that_lost_its_file_names_the_file(tmp_path: Path)
     recipe = images.Recipe("absent", "llm/tool:1", "trixie", ("usr/bin/gone",), {})
     with pytest.raises(images.LabError, match="Debian's packages hold no usr/bin/gone"):
         images._pack(recipe, tmp_path, {}, tmp_path / "one.tar")
+
+
+@pytest.mark.parametrize(("name", "said"), [("gpu-exporter-standin", 'nvidia_smi_temperature_gpu{uuid="'), ("cadvisor-standin", "")])
+def test_an_exporters_image_holds_all_it_imports_and_answers(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the recipe copies, laid out as in the image, answers Prometheus and the health check."""
+    (recipe,) = [one for one in images.MONITORING_RECIPES if one.name == name]
+    for place, source in recipe.copies.items():
+        (tmp_path / place).write_bytes(source.read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "exposition", raising=False)
+    standin = load(tmp_path / "standin.py")
+    served = sys.modules["exposition"].handler(standin.text)
+    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            assert urllib.request.urlopen(f"{address}/healthz", timeout=10).read() == b"ok"
+            assert said in urllib.request.urlopen(f"{address}/metrics", timeout=10).read().decode()
+        finally:
+            server.shutdown()
+    monkeypatch.delitem(sys.modules, "exposition")
