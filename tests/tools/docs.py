@@ -1,21 +1,34 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make docs`: the manual in build/docs, with what ansible-doc knows of the modules and roles, and what each alert means."""
+"""`make docs`: the manual as a site in build/docs, read from its files: pages, alerts, roles, modules, plugins, figures.
+
+Pages keep their places in the repository, so the links between them are the same in both. A link that leads nowhere ends the build.
+"""
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import package
 
 OUT = package.BUILD / "docs"
 MANUAL = package.ROOT / "docs" / "manual"
 RULES = package.ROOT / "roles" / "monitoring" / "templates" / "rules.yml.j2"
+SETTINGS = Path(__file__).with_name("manual")
+# What is shown beside the manual's own pages, where it is in the repository.
+PAGES = ("docs/manual/*.md", "docs/*.md", "docs/*.svg", "roles/*/README.md", "examples/*/README.md", "CONTRIBUTING.md")
+# Where antsibull-docs writes options, examples and return values.
+REFERENCE = "reference"
+# References of antsibull-docs to pages of Ansible's own manual.
+_ELSEWHERE = re.compile(r":ref:`([^`<]+)(?: <(?:common_return_values|action_plugins)>(?=`)|(?<=ansible_configuration_settings))`")
 _ALERT = re.compile(
     r"- alert: (?P<name>\w+)\n.*?severity: (?P<severity>\w+).*?"
     r"summary: (?P<summary>[^\n]+)\n\s+means: (?P<means>[^\n]+)\n\s+do: (?P<do>[^\n]+)\n",
@@ -31,7 +44,7 @@ def alerts_page(rules: str) -> str:
     lines = ["# Alerts", "", "What each means and what to do. Words in capitals stand for what the alert names.", ""]
     for found in _ALERT.finditer(rules):
         summary, means, do = (_prose(found[part]) for part in ("summary", "means", "do"))
-        lines += [f"### {found['name']}", "", f"*{summary}* ({found['severity']})", "", means, "", f"**What to do:** {do}", ""]
+        lines += [f"## {found['name']}", "", f"*{summary}* ({found['severity']})", "", means, "", f"**What to do:** {do}", ""]
     return "\n".join(lines)
 
 
@@ -41,26 +54,97 @@ def _prose(text: str) -> str:
     return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), bare)
 
 
-def main() -> int:
-    """Write one file for each page, each module and each role."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    pages = sorted(MANUAL.glob("*.md"))
-    for page in pages:
-        shutil.copy(page, OUT / page.name)
-    subjects = [("module", path.stem) for path in sorted((package.ROOT / "plugins" / "modules").glob("*.py"))]
-    subjects += [("role", path.name) for path in sorted((package.ROOT / "roles").iterdir()) if (path / "meta").is_dir()]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "COLUMNS": "120"}
-    for kind, name in subjects:
-        argv = [package.tool("ansible-doc"), "-t", kind, f"selfhosted.llm_stack.{name}"]
-        text = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-        (OUT / f"{kind}_{name}.txt").write_text(text, encoding="utf-8")
-    (OUT / "alerts.md").write_text(alerts_page(RULES.read_text(encoding="utf-8")), encoding="utf-8")
-    lists = [f"[{kind} {name}]({kind}_{name}.txt)" for kind, name in subjects]
-    with (OUT / "index.md").open("a", encoding="utf-8") as index:
-        index.write("\n## Alerts and options\n\n- [what each alert means](alerts.md)\n" + "".join(f"- {line}\n" for line in lists))
-    print(f"docs: {len(pages) + len(subjects) + 1} files in {OUT.relative_to(package.ROOT)}")
+def contents(groups: dict[str, list[str]]) -> str:
+    """Return the navigation, which every page of the site has.
+
+    :param groups: by caption, names of pages without their endings.
+    """
+    parts = [["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""] for caption, names in groups.items()]
+    return "\n".join(line for part in parts for line in part)
+
+
+def lay_out(place: Path) -> None:
+    """Put together what Sphinx reads: the pages where they are in the repository, the reference, and a first page with the navigation.
+
+    :param place: a directory that is not there yet.
+    """
+    copied = [path for pattern in PAGES for path in sorted(package.ROOT.glob(pattern)) if path != MANUAL / "index.md"]
+    for path in copied:
+        target = place / path.relative_to(package.ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (place / "docs" / "manual" / "alerts.md").write_text(alerts_page(RULES.read_text(encoding="utf-8")), encoding="utf-8")
+    reference(place / REFERENCE)
+    names = [str(path.relative_to(package.ROOT).with_suffix("")) for path in copied if path.suffix == ".md"]
+    groups = {
+        "Manual": [*_in_order([name for name in names if name.startswith("docs/manual/")]), "docs/manual/alerts"],
+        "Roles": [name for name in names if name.startswith("roles/")],
+        "Options of roles": _references(place, "role"),
+        "Modules": _references(place, "module"),
+        "Plugins": _references(place, "inventory"),
+        "Project": [name for name in names if not name.startswith(("docs/manual/", "roles/"))],
+    }
+    front = (MANUAL / "index.md").read_text(encoding="utf-8")
+    (place / "index.md").write_text(re.sub(r"\]\(([a-z-]+\.md)\)", r"](docs/manual/\1)", front) + "\n" + contents(groups), encoding="utf-8")
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """The manual's pages in the order of its front page."""
+    order = re.findall(r"\(([a-z-]+)\.md\)", (MANUAL / "index.md").read_text(encoding="utf-8"))
+    return sorted(names, key=lambda name: order.index(name.rpartition("/")[2]))
+
+
+def _references(place: Path, kind: str) -> list[str]:
+    return [f"{REFERENCE}/{path.stem}" for path in sorted((place / REFERENCE).glob(f"*_{kind}.rst"))]
+
+
+def reference(place: Path) -> None:
+    """Have antsibull-docs write a page for each module, plugin and role of this checkout, as its collection path finds it."""
+    place.mkdir(mode=0o755)
+    argv = [package.tool("antsibull-docs"), "collection", "--use-current", "--squash-hierarchy", "--fail-on-error", "--no-indexes"]
+    argv += ["--no-add-antsibull-docs-version", "--dest-dir", str(place), "selfhosted.llm_stack"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "ANSIBLE_COLLECTIONS_PATH": str(package.BUILD / "collections")}
+    subprocess.run(argv, check=True, env=environment)
+    # Its own front page would be a second navigation.
+    (place / "index.rst").unlink()
+    for page in place.glob("*.rst"):
+        # The theme shows the parts of a page beside it, and Ansible's own manual is elsewhere.
+        text = page.read_text(encoding="utf-8").replace(".. contents::\n   :local:\n   :depth: 1\n", "")
+        page.write_text(_ELSEWHERE.sub(r"\1", text), encoding="utf-8")
+
+
+def build(source: Path, out: Path) -> None:
+    """Make the site.
+
+    :raises subprocess.CalledProcessError: something is wrong with a page; Sphinx has said what.
+    """
+    argv = [package.tool("sphinx-build"), "--builder", "html", "--conf-dir", str(SETTINGS), "--doctree-dir", str(source / ".doctrees")]
+    subprocess.run([*argv, "--quiet", "--fail-on-warning", "--keep-going", str(source), str(out)], check=True)
+
+
+def main(argv: list[str]) -> int:
+    """Make the site beside the former one and put it in its place, so that a run that was ended leaves the former one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help="where the site goes; what is there is replaced")
+    out = parser.parse_args(argv).out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    source, new = out.with_name(f"{out.name}.source"), out.with_name(f"{out.name}.new")
+    # Two at a time would write into each other's.
+    with out.with_name(f"{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if out.exists() and any(out.iterdir()) and not (out / "objects.inv").exists() and out != OUT:
+            parser.error(f"{out} holds something else than a site of this manual, and is left alone. Name a new directory.")
+        for former in (source, new):
+            shutil.rmtree(former, ignore_errors=True)
+        lay_out(source)
+        build(source, new)
+        shutil.rmtree(out, ignore_errors=True)
+        new.rename(out)
+        shutil.rmtree(source)
+    print(f"docs: {sum(1 for _ in out.rglob('*.html'))} pages; open {out / 'index.html'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -61,7 +61,7 @@ def test_the_page_of_alerts_has_what_each_means_and_what_to_do() -> None:
     names = re.findall(r"- alert: (\w+)", rules)
     page = docs.alerts_page(rules)
     assert len(names) >= 50
-    assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == names
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == names
     assert page.count("**What to do:**") == len(names)
     assert "<<" not in page and "{%" not in page
     assert "{{" not in page, "a label is shown as a word"
