@@ -95,7 +95,9 @@ def _in_order(names: list[str]) -> list[str]:
 
 
 def _references(place: Path, kind: str) -> list[str]:
-    return [f"{REFERENCE}/{path.stem}" for path in sorted((place / REFERENCE).glob(f"*_{kind}.rst"))]
+    """The pages of one kind, by their short names: their titles are sentences."""
+    found = sorted(path.stem for path in (place / REFERENCE).glob(f"*_{kind}.rst"))
+    return [f"{name[: -len(kind) - 1]} <{REFERENCE}/{name}>" for name in found]
 
 
 def reference(place: Path) -> None:
