@@ -40,7 +40,7 @@ lab-up: packages venv ## the lab's machines, for work by hand
 lab-down: ## end every process of the lab
 	@tests/lab/lab down
 
-docs: venv link ## the manual in build/docs: its pages, what each alert means, what `ansible-doc` knows of modules and roles
+docs: venv link ## the manual as a site, build/docs/index.html: pages, what each alert means, modules, roles, plugins
 	@$(BIN)/python tests/tools/docs.py
 
 # --- tests: `make NAME` runs one rung -------------------------------------------------------------------------------------

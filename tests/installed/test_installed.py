@@ -39,6 +39,7 @@ PLAYBOOKS = (
     "backup",
     "restore_drill",
     "restore",
+    "migrate",
     "image",
     "drill",
     "upgrade",
