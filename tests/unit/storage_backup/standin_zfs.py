@@ -67,6 +67,10 @@ def list_(state: dict[str, Any], words: list[str]) -> None:
 
 
 def get(state: dict[str, Any], words: list[str]) -> None:
+    if "name,value" in words:
+        at = words.index("name,value") + 1
+        print("\n".join(f"{one}\t{state.get(one, {'properties': {}})['properties'].get(words[at], '-')}" for one in words[at + 1 :]))
+        return
     name, dataset = words[-2:]
     if dataset not in state:
         die(f"cannot open '{dataset}': dataset does not exist")
@@ -112,7 +116,13 @@ def zfs(verb: str, words: list[str]) -> None:
 
 
 def change(state: dict[str, Any], verb: str, words: list[str]) -> None:
-    if verb == "mount":
+    if verb == "load-key":
+        properties = state[words[-1]]["properties"]
+        if Path(words[words.index("-L") + 1].partition("://")[2]).read_text() != properties["the key"]:
+            die(f"Key load error: Incorrect key provided for '{words[-1]}'.")
+        properties["keystatus"] = "available"
+        save(state)
+    elif verb == "mount":
         place = Path(state[words[-1]]["properties"]["mountpoint"])
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(where(words[-1]))

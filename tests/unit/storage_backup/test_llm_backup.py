@@ -311,6 +311,102 @@ def test_an_encrypted_copy_without_its_key_is_received_and_not_opened(place: Pla
     assert not any(line.startswith("zfs mount") for line in place.log())
 
 
+@pytest.mark.parametrize(("key", "status"), [("the right key", 0), ("another key", 1), ("", 1)])
+def test_a_copy_opens_with_its_key_and_a_wrong_one_is_noticed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any, key: str, status: int
+) -> None:
+    place.job(key_file=str(place.home / "key"))
+    place.program.main(["run", "data"])
+    before = place.read()
+    monkeypatch.setenv("ZFS_RECEIVED", json.dumps({"keystatus": "unavailable", "the key": "the right key"}))
+    (place.home / "key").write_text(key)
+    assert place.program.main(["drill"]) == status
+    said = capsys.readouterr()
+    if status:
+        assert f"backup/data@b does not open with the key in {place.home}/key: " in said.err and "Incorrect key provided" in said.err
+    else:
+        assert "2 files as in the source, 1 databases opened" in said.out
+    assert place.metrics()["llm_restore_drill_success"] == 1 - status
+    assert place.read() == before, "nothing is pruned, no hold released, and the scratch place is gone"
+
+
+def test_a_key_that_is_not_there_is_told(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    place.job(key_file="/nowhere/key")
+    place.program.main(["run", "data"])
+    monkeypatch.setenv("ZFS_RECEIVED", json.dumps({"keystatus": "unavailable", "the key": "x"}))
+    assert place.program.main(["drill"]) == 1
+    assert "does not open with the key in /nowhere/key" in capsys.readouterr().err
+
+
+def test_a_send_that_broke_off_is_noticed_until_it_is_gone_on_with(place: Place, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    state = place.read()
+    state["backup/data"]["properties"]["receive_resume_token"] = "1-c740b4779"
+    (place.home / "state.json").write_text(json.dumps(state))
+    assert place.program.main(["drill"]) == 1
+    said = capsys.readouterr().err
+    assert "backup/data@b was restored: 2 files as in the source, 1 databases opened, but a send to backup/data broke off" in said
+    assert place.metrics()["llm_restore_drill_success"] == 0
+    assert place.read() == state, "what arrived of it is kept, and the held copy too"
+    with place.program.alone("data"):
+        assert place.program.main(["drill"]) == 0, "a run that is under way is no run that broke off"
+    state["backup/data"]["properties"]["receive_resume_token"] = "-"
+    (place.home / "state.json").write_text(json.dumps(state))
+    assert place.program.main(["drill"]) == 0
+
+
+def test_a_run_that_a_full_target_failed_is_noticed_by_the_drill_too(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    place.dataset("llm/data", c=(3000, {"x": b"newer"}))
+    before = place.read()
+    monkeypatch.setenv("ZFS_FAIL", "syncoid")
+    assert place.program.main(["run", "data"]) == 1
+    monkeypatch.setenv("ZFS_FAIL", "")
+    assert place.program.main(["drill"]) == 1
+    assert "but the last run of data failed, and newer data has no copy" in capsys.readouterr().err
+    assert place.read() == before and place.held() == {"llm/data@b", "backup/data@b"}
+    assert place.program.main(["run", "data"]) == 0
+    assert place.program.main(["drill"]) == 0
+
+
+def test_every_dataset_of_a_recursive_job_is_tried(place: Place, capsys: Any) -> None:
+    place.dataset("llm/data/child", a=(1500, {"z": b"1"}))
+    place.dataset("llm/data/other", a=(1500, {"z": b"1"}))
+    place.job(recursive=True)
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 0
+    assert "backup/data/child@a was restored: 1 files as in the source" in capsys.readouterr().out
+    (place.home / "data" / "backup" / "data" / "child" / ".zfs" / "snapshot" / "a" / "z").write_bytes(b"2")
+    before = place.read()
+    assert place.program.main(["drill"]) == 1
+    assert "1 of 1 files differ" in capsys.readouterr().err
+    assert sum(line.startswith("zfs mount") for line in place.log()) == 6, "the one after it was tried all the same"
+    assert place.read() == before
+
+
+@pytest.mark.parametrize(("name", "argv"), [("data", ["run", "data"]), (".drill", ["drill"]), ("data", ["restore", "data"])])
+def test_two_at_once_are_refused_and_the_second_tells_nothing(place: Place, capsys: Any, name: str, argv: list[str]) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    before, known = place.read(), place.metrics()
+    with place.program.alone(name):
+        assert place.program.main(argv) == 1
+        assert f"Another run is at work on {name}. Wait for its end; nothing was done." in capsys.readouterr().err
+        assert (place.read(), place.metrics()) == (before, known)
+        assert place.program.main(["restore", "data", "--plan"]) == 0, "a plan may be seen at any time"
+    assert place.program.main(argv) == 0
+
+
+@pytest.mark.parametrize("name", ["../jobs/data", "a b", "", "/etc/passwd"])
+def test_what_is_no_name_of_a_job_makes_no_file(place: Place, name: str) -> None:
+    for verb in ("run", "restore"):
+        with pytest.raises(SystemExit, match="2"):
+            place.program.main([verb, name])
+    assert not list(place.home.rglob("*.lock"))
+
+
 # --- archives, with the real borg -------------------------------------------------------------------------------------------------
 def borg_place(place: Place, monkeypatch: pytest.MonkeyPatch, *, passphrase: str = "a-passphrase-of-the-tests") -> Path:
     """A directory with a database in use, and a repository; returns the configuration."""
@@ -353,6 +449,21 @@ def test_archives_are_made_restored_and_damage_is_noticed(place: Place, monkeypa
     assert place.program.main(["drill"]) == 0, capsys.readouterr().err
     assert "1 databases opened" in capsys.readouterr().out
     assert list((place.home / "scratch_mounts").iterdir()) == []
+
+    # A target that is full: borg is told to leave more room than there is.
+    listing = ["borgmatic", "--config", str(configuration), "list"]
+    listed = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    leave = ["borg", "config", str(place.home / "repository"), "additional_free_space"]
+    subprocess.run([*leave, "999T"], check=True, capture_output=True)
+    assert place.program.main(["run", "state"]) == 1
+    assert "--verbosity 0 create` failed: " in capsys.readouterr().err
+    assert place.program.main(["drill"]) == 1
+    assert "1 databases opened, but the last run of state failed" in capsys.readouterr().err
+    assert subprocess.run(listing, check=True, capture_output=True, text=True).stdout == listed, "nothing was pruned"
+    subprocess.run([*leave, "0"], check=True, capture_output=True)
+    assert place.program.main(["run", "state"]) == 0
+    assert place.program.main(["drill"]) == 0
+    capsys.readouterr()
 
     # A wrong passphrase.
     text = configuration.read_text()

@@ -47,6 +47,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "host": ({"storage_backup_replications": [{**REPLICATION, "host": "h; rm -r /"}]}, "host is as in backup@192.0.2.12"),
     "bandwidth": ({"storage_backup_replications": [{**REPLICATION, "bandwidth": "much"}]}, "bandwidth is as in 50m."),
+    "keyfile": ({"storage_backup_replications": [{**REPLICATION, "key_file": "keys/llm"}]}, "key_file is an absolute path."),
     "passphrase": ({"storage_backup_archives": [{**ARCHIVE, "passphrase": "short"}]}, "a passphrase of 12 characters or more (it has 5)."),
     "scratch": ({"storage_backup_drill": {}}, 'storage_backup_drill.scratch is ""; nothing was changed.'),
     "inscratch": ({"storage_backup_drill": {"scratch": "backup"}}, "no source and no target may lie there."),
