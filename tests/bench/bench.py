@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collecti
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "zfs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
+from alerts import ALERT_FIGURES
 from cloud import cloud_fleet_restore, cloud_states
 from edge import edge_exclusion_s, edge_overhead, edge_rps, edge_silent_loss_failed
 from iscsi import iscsi_noop
@@ -105,6 +106,7 @@ FIGURES: list[Callable[[], Figure]] = [
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,
+    *ALERT_FIGURES,
 ]
 
 

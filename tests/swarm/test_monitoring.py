@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
 
+import alert_times
 import pytest
 import yaml
 from conftest import HERE
@@ -258,14 +259,14 @@ def test_causes_fire_their_alerts_and_their_end_clears_them(watched: Lab, told: 
         watched.ssh(machine, cause)
     try:
         for alert, since in begun.items():
-            print(f"alert_detection_s {alert} {first(told, alert, 'firing', since, seconds=240):.0f} (durations at a tenth)")
+            alert_times.note(alert, first(told, alert, "firing", since, seconds=240))
     finally:
         over = {}
         for alert, (machine, _cause, end) in CAUSES.items():
             over[alert] = time.time()
             watched.ssh(machine, end)
     for alert, since in over.items():
-        print(f"alert_cleared_s {alert} {first(told, alert, 'resolved', since, seconds=240):.0f}")
+        alert_times.note(alert, first(told, alert, "resolved", since, seconds=240), over=True)
 
 
 def test_a_worker_that_is_cut_off_is_told_and_its_recovery_counted(
@@ -278,12 +279,12 @@ def test_a_worker_that_is_cut_off_is_told_and_its_recovery_counted(
     before, since = recoveries(), time.time()
     watched.cut(WORKERS[1])
     try:
-        print(f"alert_detection_s SwarmNodeDown {first(told, 'SwarmNodeDown', 'firing', since, seconds=180):.0f} (durations at a tenth)")
+        alert_times.note("SwarmNodeDown", first(told, "SwarmNodeDown", "firing", since, seconds=180))
         assert [one["value"][1] for one in query(prometheus, "llm_fleet_workers_lost")] == ["1"]
     finally:
         watched.up([WORKERS[1]])
     up = time.time()
-    first(told, "SwarmNodeDown", "resolved", up, seconds=180)
+    alert_times.note("SwarmNodeDown", first(told, "SwarmNodeDown", "resolved", up, seconds=180), over=True)
     until(recoveries, before + 1, seconds=180)
     (seconds,) = query(prometheus, "llm_fleet_recovery_last_seconds")
     print(f"time to recover, as swarm_monitor saw it: {seconds['value'][1]} s")
