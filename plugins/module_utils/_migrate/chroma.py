@@ -20,12 +20,14 @@ from .model import DOCUMENT, Entry, check_collection
 
 FILE = "chroma.sqlite3"
 _TEXT = "chroma:document"
+# A text of nothing else is none; the chat service would refuse it.
+_BLANK = " \t\r\n\f\v\u00a0"
 # Where programs keep the name of the document a passage is from: this collection's, LangChain's, LlamaIndex'; best first.
 _SOURCES = ("name", "source", "file_name", "filename", "file_path", "title")
 # Where passages are cut: a document is not larger than the chat service takes, even as four bytes a character.
 _CHARACTERS = 1_000_000
 _ROWS = """
-SELECT c.name, e.id, m.key, CASE WHEN m.key = ? THEN length(m.string_value) ELSE m.string_value END
+SELECT c.name, e.id, m.key, CASE WHEN m.key = ? THEN length(m.string_value) * (trim(m.string_value, ?) != '') ELSE m.string_value END
 FROM embeddings e JOIN segments s ON s.id = e.segment_id JOIN collections c ON c.id = s.collection
 LEFT JOIN embedding_metadata m ON m.id = e.id AND m.key IN ({keys})
 ORDER BY c.name, e.id
@@ -61,7 +63,7 @@ def rows(database: sqlite3.Connection) -> Rows:
     """Return all passages, without their texts."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     keys = (_TEXT, *_SOURCES)
-    for name, number, key, value in database.execute(_ROWS.format(keys=",".join("?" * len(keys))), (_TEXT, *keys)):
+    for name, number, key, value in database.execute(_ROWS.format(keys=",".join("?" * len(keys))), (_TEXT, _BLANK, *keys)):
         known = found.setdefault(name, {}).setdefault(number, {})
         if key is not None and value is not None:
             known[key] = value

@@ -35,7 +35,8 @@ def alone(folder: Path) -> IO[str]:
 
     :raises StackError: another run is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    # What is exported may be nobody else's business.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = (folder / ".llm-migrate-lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -78,7 +78,10 @@ class Old:
         layers = [("license", "0" * 64), ("model", self.digest)]
         told = [{"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{digest}"} for kind, digest in layers]
         manifest.write_text(json.dumps({"layers": told}))
-        self.chroma = chroma(home / "chroma", {"My.Docs": [passage("one", "/a/x.md"), passage("two", "/a/x.md"), passage("three")]})
+        self.chroma = chroma(
+            home / "chroma",
+            {"My.Docs": [passage("one", "/a/x.md"), passage("two", "/a/x.md"), passage("three"), passage(" \n", "/a/x.md")]},
+        )
         self.options: dict[str, Any] = {
             "path": str(home / "export"),
             "models": [{"ollama": "qwen3:8b", "store": str(home / "ollama")}, {"file": str(home / "tiny.gguf")}],
@@ -141,7 +144,12 @@ def test_an_export_has_all_and_says_what_it_has_not(old: Old) -> None:
     told = json.loads((old.export / MANIFEST).read_text())
     assert told == report["manifest"]
     assert told["passages"] == {"my-docs": 3}
-    assert [line.partition(" is ")[2] for line in told["left_out"]] == ["empty.", "none of txt, text, md, markdown, html, htm, pdf, docx."]
+    assert [line.partition(" is ")[2] for line in told["left_out"][:2]] == [
+        "empty.",
+        "none of txt, text, md, markdown, html, htm, pdf, docx.",
+    ]
+    assert told["left_out"][2].startswith("1 entries of the collection My.Docs in ")
+    assert old.export.stat().st_mode & 0o077 == 0
     assert all(hashlib.sha256((old.export / one["place"]).read_bytes()).hexdigest() == one["sha256"] for one in told["files"])
     assert run("exported", old.options)[0] == [], "the second run has nothing to do"
 
