@@ -42,6 +42,8 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     ([{"name": "p/../a"}], "The dataset name 'p/../a' is not one ZFS accepts"),
     ([{"name": "p/a@s"}], "The dataset name 'p/a@s' is not one ZFS accepts"),
     ([{"name": "1p/a"}], "The dataset name '1p/a' is not one ZFS accepts"),
+    ([{"name": "p/a\n"}], "The dataset name 'p/a\\n' is not one ZFS accepts"),
+    ([{"name": "p/модели"}], "The dataset name 'p/модели' is not one ZFS accepts"),
     ([{"name": "p/" + "x" * 260}], "has 262 characters: ZFS takes 255 at most, choose a shorter one."),
     ([PLAIN, PLAIN], "datasets: p/a is listed twice: merge the two entries."),
     # types and sizes
@@ -49,6 +51,10 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     ([{"name": "p/v", "type": "volume"}], "Volume p/v needs a volsize like 100G, not nothing."),
     ([{**VOLUME, "volsize": "big"}], "Volume p/v needs a volsize like 100G, not big."),
     ([{**VOLUME, "volsize": "-1G"}], "Volume p/v needs a volsize like 100G, not -1G."),
+    (
+        [{**VOLUME, "properties": {"volsize": "512M"}}],
+        "Volume p/v has a volsize of its own and one in properties: leave one of the two out.",
+    ),
     ([{**PLAIN, "volsize": "1G"}], "File system p/a has a volsize: give it type volume, or set a quota in its properties."),
     ([{**PLAIN, "sparse": True}], "File system p/a cannot be sparse: leave sparse out"),
     ([{**VOLUME, "sparse": True, "properties": {"refreservation": "none"}}], "Volume p/v has both sparse and refreservation"),
@@ -57,6 +63,12 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     ([{**PLAIN, "mountpoint_mode": "488"}], "mountpoint_mode '488' is not an octal mode"),
     # properties
     ([properties(**{"a b": "1"})], "'a b' is not the name of a ZFS property."),
+    ([properties(**{"-u:x": "1"})], "'-u:x' is not the name of a ZFS property."),
+    ([properties(compression="-")], "Dataset p/a: the property compression has no value: declare inherit to take it from the parent"),
+    ([properties(compression="")], "Dataset p/a: the property compression has no value: declare inherit to take it from the parent"),
+    ([properties(quota="10 GiB")], "the property quota has the value '10 GiB': give a size or count like 10G, or none."),
+    ([properties(recordsize="128 K")], "the property recordsize has the value '128 K': give a power of two from 512 to 16M."),
+    ([properties(recordsize="١٢٨K")], "the property recordsize has the value '١٢٨K': give a power of two from 512 to 16M."),
     ([properties(quota=[1])], "The property quota has the value [1]: give it one line of text, a number, or true or false."),
     ([properties(**{"org.x:y": "one\ntwo"})], "The property org.x:y has the value 'one\\ntwo': give it one line of text"),
     ([properties(used="1G")], "Dataset p/a: the property used is only reported by ZFS: remove it from properties."),
@@ -99,7 +111,9 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     # snapshots, bookmarks, rollback
     ([{**PLAIN, "snapshots": [{"name": "p/a@s"}]}], "Dataset p/a: the snapshot name 'p/a@s' is not one ZFS accepts"),
     ([{**PLAIN, "snapshots": [{"name": "s"}, {"name": "s"}]}], "Dataset p/a: its snapshot s is listed twice: merge the two entries."),
-    ([snap(holds=["a b"])], "Dataset p/a: the hold 'a b' of its snapshot s is no tag: use a word without spaces."),
+    ([{**PLAIN, "snapshots": [{"name": "s" * 252}]}], "the name has 256 characters: ZFS takes 255 at most, choose a shorter one."),
+    ([snap(holds=["a b"])], "Dataset p/a: the hold 'a b' of its snapshot s is no tag: use a word without spaces that does not begin with"),
+    ([snap(release=["-r"])], "Dataset p/a: the hold '-r' of its snapshot s is no tag: use a word without spaces that does not begin with"),
     ([snap(holds=["k"], release=["k"])], "Dataset p/a: the hold k of its snapshot s is both in holds and in release: leave one out."),
     ([snap(state="absent", holds=["k"])], "its snapshot s is declared absent but with holds: list those to let go in release."),
     ([{**PLAIN, "bookmarks": [{"name": "b"}]}], "Dataset p/a: its bookmark b names no snapshot: give the snapshot it marks."),

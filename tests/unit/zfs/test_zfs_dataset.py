@@ -85,6 +85,11 @@ NO_CHANGE = [
     ("encryption=on", [{"name": "p/a", "properties": {"encryption": True}}], {"p_a": {"encryption": ("aes-256-gcm", "-")}}),
     ("inherited", [{"name": "p/a", "properties": {"atime": False}}], {"p_a": {"atime": ("off", "inherited from p")}}),
     (
+        "a volume of small blocks that was rounded for larger ones",
+        [vol(volsize="1073750016")],
+        {"p_vol": {"volsize": ("1073758208", "local"), "volblocksize": ("8192", "default"), "refreservation": ("1073758208", "local")}},
+    ),
+    (
         "key not loaded is a warning",
         [{"name": "p/a"}],
         {"p_a": {"mounted": ("no", "-"), "keystatus": ("unavailable", "-")}},

@@ -17,6 +17,8 @@ SAME = [
     ("quota", "none", "0"),
     ("quota", "0", "0"),
     ("quota", "1.5G", "1610612736"),
+    ("quota", "1.7G", "1825361100"),  # libzfs drops the fraction of a byte
+    ("quota", "16E", "18446744073709551616"),
     ("reservation", "0", "none"),
     ("snapshot_limit", "none", "18446744073709551615"),
     ("snapshot_limit", "none", "none"),
@@ -27,7 +29,9 @@ SAME = [
     ("acltype", "posixacl", "posix"),
     ("acltype", "noacl", "off"),
     ("compression", "zstd-3", "zstd"),
+    ("compression", "zstd-fast-1", "zstd-fast"),
     ("compression", "gzip-6", "gzip"),
+    ("volmode", "geom", "full"),
     ("xattr", "on", "sa"),
     ("xattr", "on", "dir"),
     ("mountpoint", "/srv/", "/srv"),
