@@ -322,8 +322,9 @@ def test_no_second_expansion_while_one_is_under_way() -> None:
     assert "raidz1-0 is still being expanded. Wait for it with `zpool wait -t raidz_expand wpoolc`" in text
 
 
-def test_a_feature_that_the_same_run_enables_may_be_used() -> None:
-    planned = plan_raidz(WIDER, found={"feature@raidz_expansion": "disabled"}, properties={"feature@raidz_expansion": "enabled"})
+@pytest.mark.parametrize("declared", ["enabled", "active"])
+def test_a_feature_that_the_same_run_enables_may_be_used(declared: str) -> None:
+    planned = plan_raidz(WIDER, found={"feature@raidz_expansion": "disabled"}, properties={"feature@raidz_expansion": declared})
     assert commands(planned) == ["zpool set feature@raidz_expansion=enabled h1rz", "zpool attach h1rz raidz2-0 /dev/x"]
 
 

@@ -39,8 +39,17 @@ def _refuse_twice(draft: Draft, scene: Scene) -> None:
         names = scene.identity.declared(device)
         for other, theirs in seen:
             if names & theirs:
-                draft.refuse(f"Pool {scene.want.name}: {other} and {device} are the same device: list it once under vdevs.")
+                _refuse_both(draft, scene, other, device)
         seen.append((device, names))
+    for leaf in (leaf for group in scene.groups for leaf in group.leaves):
+        # A disk that ZFS was given whole, and the partition that ZFS shows for it.
+        claims = [device for device in scene.want.devices if scene.identity.is_leaf(device, leaf)]
+        for other, device in zip(claims, claims[1:]):
+            _refuse_both(draft, scene, other, device)
+
+
+def _refuse_both(draft: Draft, scene: Scene, one: str, other: str) -> None:
+    draft.refuse(f"Pool {scene.want.name}: {one} and {other} are the same device: list it once under vdevs.")
 
 
 def _checkpoint(draft: Draft, scene: Scene) -> None:
