@@ -68,7 +68,7 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     ([properties(compression="")], "Dataset p/a: the property compression has no value: declare inherit to take it from the parent"),
     ([properties(quota="10 GiB")], "the property quota has the value '10 GiB': give a size or count like 10G, or none."),
     ([properties(recordsize="128 K")], "the property recordsize has the value '128 K': give a power of two from 512 to 16M."),
-    ([properties(recordsize="١٢٨K")], "the property recordsize has the value '١٢٨K': give a power of two from 512 to 16M."),
+    ([properties(recordsize="\u0661\u0662\u0668K")], "give a power of two from 512 to 16M."),
     ([properties(quota=[1])], "The property quota has the value [1]: give it one line of text, a number, or true or false."),
     ([properties(**{"org.x:y": "one\ntwo"})], "The property org.x:y has the value 'one\\ntwo': give it one line of text"),
     ([properties(used="1G")], "Dataset p/a: the property used is only reported by ZFS: remove it from properties."),

@@ -212,7 +212,10 @@ def _snapshots(name: str, raws: Sequence[Mapping[str, Any]] | None) -> tuple[Sna
         holds, release = (tuple(str(tag) for tag in raw.get(what) or ()) for what in ("holds", "release"))
         for tag in (*holds, *release):
             if not _TAG.fullmatch(tag):
-                raise BadInput(f"Dataset {name}: the hold {tag!r} of its snapshot {short} is no tag: use a word without spaces that does not begin with a hyphen.")
+                raise BadInput(
+                    f"Dataset {name}: the hold {tag!r} of its snapshot {short} is no tag: use a word without spaces that does not begin"
+                    " with a hyphen."
+                )
         both = sorted(set(holds) & set(release))
         if both:
             raise BadInput(f"Dataset {name}: the hold {both[0]} of its snapshot {short} is both in holds and in release: leave one out.")
