@@ -82,9 +82,10 @@ TASKS = [
     },
     {
         "ansible.builtin.copy": {
-            "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units, 'asked': __storage_host_targets_asked} | to_json }}",
+            "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units, 'asked': asked} | to_json }}",
             "dest": "{{ place }}/variables.json",
         },
+        "vars": {"asked": "{{ __storage_host_targets_asked }}"},
     },
 ]
 
