@@ -79,6 +79,7 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
     ([properties(recordsize="100K")], "the property recordsize has the value '100K': give a power of two from 512 to 16M."),
     ([properties(recordsize="32M")], "the property recordsize has the value '32M': give a power of two from 512 to 16M."),
     ([properties(quota="lots")], "the property quota has the value 'lots': give a size or count like 10G, or none."),
+    ([properties(refreservation="auto")], "the property refreservation has the value 'auto': give a size or count like 10G, or none."),
     ([properties(atime="sometimes")], "the property atime has the value 'sometimes': choose one of off, on."),
     ([properties(sync="never")], "the property sync has the value 'never': choose one of standard, always, disabled."),
     ([properties(copies=4)], "the property copies has the value '4': choose one of 1, 2, 3."),

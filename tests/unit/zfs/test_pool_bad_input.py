@@ -79,6 +79,11 @@ FOUND = [
         "wipe does not",
     ),
     ({"vdevs": [AB, LOGS]}, "data mirror-1", "name it in allow_remove: [mirror-1]"),
+    (
+        {"vdevs": [mirror("/dev/x", "/dev/y"), LOGS], "allow_remove": ["mirror-0", "mirror-1"]},
+        "mirror-0 is to go too",
+        "List mirror-1 under vdevs until that is through",
+    ),
     ({"vdevs": [AB, CD]}, "log mirror-2", "name it in allow_remove: [mirror-2]"),
     ({"vdevs": [{"devices": [A]}, CD, LOGS]}, f"{B}{PART}", f"name it in allow_remove: [{B}{PART}]"),
     ({"vdevs": [{"devices": [A]}, CD, LOGS], "allow_remove": [B]}, f"{B}{PART}", "allow_redundancy_mismatch: true"),

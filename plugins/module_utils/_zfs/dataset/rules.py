@@ -68,7 +68,7 @@ def fault(kind: str, what: str, value: str) -> str:
         return f"is no property of a {kind}: remove it from properties"
     if "@" in what:
         return _quota_fault(what, value)
-    return _inherit_fault(what) if value == INHERIT else _value_fault(what, value)
+    return _inherit_fault(what) if value == INHERIT else _value_fault(kind, what, value)
 
 
 def _quota_fault(what: str, value: str) -> str:
@@ -90,14 +90,14 @@ def _inherit_fault(what: str) -> str:
     return ""
 
 
-def _value_fault(what: str, value: str) -> str:
+def _value_fault(kind: str, what: str, value: str) -> str:
     if value in {"", "-"}:
         return "has no value: declare inherit to take it from the parent, or leave it out"
     if what in _CHOICES and value not in _CHOICES[what]:
         return f"has the value {value!r}: choose one of {', '.join(_CHOICES[what])}"
     if what == "mountpoint" and not (value in {"none", "legacy"} or value.startswith("/")):
         return f"has the value {value!r}: give an absolute path, none or legacy"
-    if what in LIMITS and not (_is_limit(value) or (what, value) == ("refreservation", "auto")):
+    if what in LIMITS and not (_is_limit(value) or (kind, what, value) == ("volume", "refreservation", "auto")):
         return f"has the value {value!r}: give a size or count like 10G, or none"
     if what in _BLOCK_SIZES:
         size = _as_given(value) or 0

@@ -110,7 +110,7 @@ def _check_whole(pool: Pool) -> None:
 
 def declare_vdev(raw: Mapping[str, Any]) -> list[Vdev]:
     """One entry of C(vdevs); a stripe becomes one group a device."""
-    use, devices = str(raw.get("class") or "data"), tuple(str(device) for device in raw.get("devices") or ())
+    use, devices = str(raw.get("class") or "data"), tuple(str(device).rstrip("/") for device in raw.get("devices") or ())
     kind = str(raw.get("type") or "stripe")
     if use not in CLASSES:
         raise BadInput(f"vdevs: the class {use!r} is not one of {', '.join(CLASSES)}.")

@@ -136,7 +136,7 @@ def _remove(draft: Draft, scene: Scene, group: Group) -> None:
             f" is never removed. List it under vdevs, or name it in allow_remove: [{group.name}]."
         )
         return
-    reason = _why_not_remove(scene, group)
+    reason = _why_not_remove(scene, group) or _why_not_yet(draft, scene, group)
     if reason:
         draft.refuse(f"Refusing to remove {group.label} from pool {pool}: {reason}")
         return
@@ -160,6 +160,14 @@ def _why_not_remove(scene: Scene, group: Group) -> str:
     if missing:
         return missing
     return _no_room(scene, group)
+
+
+def _why_not_yet(draft: Draft, scene: Scene, group: Group) -> str:
+    vital = {each.name for each in scene.groups if each.use in VITAL}
+    first = next((step.target for step in draft.steps if step.action == "remove" and step.target in vital), "")
+    if not first or group.use not in VITAL:
+        return ""
+    return f"ZFS moves the data of one vdev at a time, and {first} is to go too. List {group.name} under vdevs until that is through."
 
 
 def _no_room(scene: Scene, group: Group) -> str:
