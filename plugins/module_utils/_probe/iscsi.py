@@ -58,7 +58,7 @@ class _Answer:
 
 def address_of(portal: str) -> tuple[str, int]:
     """Where to connect to: a portal that listens everywhere is asked on the loopback address."""
-    found = parse_portal(portal, "asked")
+    found = parse_portal(portal, "that was asked")
     host = found.address.strip("[]")
     return _LOOPBACK.get(host, host), found.port
 
