@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import BadInput
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTPEZ])I?|)B?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTPEZ])(?:I?B)?|B)?")
 _POWERS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P", "E", "Z"])}
 _NOTHING = frozenset({"", "-", "none"})
 # Read back, these mean "no limit": quotas are 0 with -p, limits on a count are the largest number on some versions.

@@ -18,6 +18,8 @@ SAME = [
     ("quota", "0", "0"),
     ("quota", "1.5G", "1610612736"),
     ("quota", "1.7G", "1825361100"),  # libzfs drops the fraction of a byte
+    ("quota", "10 GiB", "10737418240"),
+    ("quota", "512B", "512"),
     ("quota", "16E", "18446744073709551616"),
     ("reservation", "0", "none"),
     ("snapshot_limit", "none", "18446744073709551615"),
@@ -41,6 +43,8 @@ DIFFERENT = [
     ("recordsize", "1M", "131072"),
     ("quota", "none", "1048576"),
     ("quota", "1G", "0"),
+    ("quota", "1Gi", "1073741824"),  # ZFS does not know it
+    ("quota", "10IB", "10"),
     ("xattr", "sa", "dir"),
     ("compression", "lz4", "on"),
     ("org.x:size", "1K", "1024"),
