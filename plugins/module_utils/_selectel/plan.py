@@ -96,8 +96,7 @@ def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, now: 
     doomed += [
         server
         for server in alive[1:]
-        if (server.id in superseded and retires)
-        or (server.id not in superseded and now - server.created_at > desired.deadline)
+        if (server.id in superseded and retires) or (server.id not in superseded and now - server.created_at > desired.deadline)
     ]
     interrupted = sorted((server for kind, server in kinds if kind == INTERRUPTED), key=lambda one: one.age_key, reverse=True)
     if alive and slot in desired.allow_data_loss:

@@ -153,6 +153,15 @@ def test_a_budget_as_a_string_is_kept(control: Control) -> None:
     assert "The edge answers nothing" in " ".join(said["reasons"])
 
 
+def test_what_the_budget_does_not_bear_goes_though_the_disks_of_others_may_be_lost_too(whole: Control) -> None:
+    whole.declare(gpu_fleet={**FLEET, "count": 1}, gpu_workers_spare="1", gpu_workers_budget="1")
+    ended = whole.recover()
+    assert ended.returncode == 0
+    assert summary(ended)["ended"] == ["gpu2"]
+    assert [one["name"] for one in whole.cloud.servers.values()] == ["gpu1"]
+    assert whole.cloud.orphans() == []
+
+
 def test_an_error_of_the_cloud_ends_in_a_summary_and_gives_the_lock_up(whole: Control) -> None:
     whole.declare(gpu_fleet={**FLEET, "placements": [{"region": "r1", "flavor": ""}]})
     ended = whole.recover()
@@ -189,3 +198,47 @@ def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
     assert failed.returncode != 0
     assert "there is no capacity" in failed.stdout[failed.stdout.index("Say why") :]
     assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_run(whole: Control) -> None:
+    lock = {"owner": "a rotation", "token": "t", "since": time.time(), "until": time.time() + 600}
+    whole.swarm.labels["llm-stack.lock"] = json.dumps(lock)
+    whole.change(lambda cloud: cloud.log.clear())
+    unnamed = whole.play("teardown")
+    assert unnamed.returncode != 0
+    assert "without confirmation: set confirm to llm" in " ".join(unnamed.stdout.split())
+    refused = whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    assert refused.returncode != 0
+    assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
+    assert whole.cloud.writes() == []
+    assert json.loads(whole.swarm.labels["llm-stack.lock"]) == lock
+    del whole.swarm.labels["llm-stack.lock"]
+    assert whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm").returncode == 0
+    cloud = whole.cloud
+    assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
+    assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_a_teardown_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
+    whole.change(lambda cloud: next(iter(cloud.servers.values())).update(locked=True))
+    failed = whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    assert failed.returncode != 0
+    assert "could be removed" in failed.stdout[failed.stdout.index("Say why") :]
+    assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_a_teardown_goes_without_the_lock_of_a_lost_manager_only_when_told_to(whole: Control) -> None:
+    lost = {
+        "ansible_connection": "{{ 'ssh' if inventory_hostname == 'manager1' else 'local' }}",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 9,
+        "llm_stack_teardown_confirm": "llm",
+    }
+    refused = whole.play("teardown", "-e", json.dumps(lost))
+    assert refused.returncode != 0
+    assert "manager1 cannot be reached, so the lock of the fleet cannot be taken" in " ".join(refused.stdout.split())
+    assert len(whole.cloud.servers) == 2
+    # A form gives strings.
+    ended = whole.play("teardown", "-e", json.dumps({**lost, "llm_stack_teardown_lock": "false"}))
+    assert ended.returncode == 0
+    assert whole.cloud.servers == {}
