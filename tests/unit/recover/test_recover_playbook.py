@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
 import time
 
 import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import CONTENT, NAME
 from controlkit import FLEET, Control, age, ids, summary
+from fleetkit import run_fleet
 from standin_cloud import StandinCloud
 from standin_swarm import node_of
 
@@ -200,45 +203,54 @@ def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
     assert "llm-stack.lock" not in whole.swarm.labels
 
 
-def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_run(whole: Control) -> None:
+@pytest.fixture
+def fleet(control: Control) -> Control:
+    """With two servers in the cloud that no node has come of; a teardown asks for no more."""
+    control.change(lambda cloud: run_fleet(cloud, servers=[], name_pattern="gpu{n}", count=2, floating_network="ext"))
+    state = {"Name": NAME, "Labels": {}, "Data": base64.b64encode(CONTENT).decode()}
+    control.swarm.configs["c1"] = {"ID": "c1", "Version": {"Index": 10}, "Spec": state}
+    return control
+
+
+def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_run(fleet: Control) -> None:
     lock = {"owner": "a rotation", "token": "t", "since": time.time(), "until": time.time() + 600}
-    whole.swarm.labels["llm-stack.lock"] = json.dumps(lock)
-    whole.change(lambda cloud: cloud.log.clear())
-    unnamed = whole.play("teardown")
+    fleet.swarm.labels["llm-stack.lock"] = json.dumps(lock)
+    fleet.change(lambda cloud: cloud.log.clear())
+    unnamed = fleet.play("teardown")
     assert unnamed.returncode != 0
     assert "without confirmation: set confirm to llm" in " ".join(unnamed.stdout.split())
-    refused = whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    refused = fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
     assert refused.returncode != 0
     assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
-    assert whole.cloud.writes() == []
-    assert json.loads(whole.swarm.labels["llm-stack.lock"]) == lock
-    del whole.swarm.labels["llm-stack.lock"]
-    assert whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm").returncode == 0
-    cloud = whole.cloud
+    assert fleet.cloud.writes() == []
+    assert json.loads(fleet.swarm.labels["llm-stack.lock"]) == lock
+    del fleet.swarm.labels["llm-stack.lock"]
+    assert fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm").returncode == 0
+    cloud = fleet.cloud
     assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
-    assert "llm-stack.lock" not in whole.swarm.labels
+    assert "llm-stack.lock" not in fleet.swarm.labels
 
 
-def test_a_teardown_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
-    whole.change(lambda cloud: next(iter(cloud.servers.values())).update(locked=True))
-    failed = whole.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+def test_a_teardown_that_fails_gives_the_lock_up_and_says_why(fleet: Control) -> None:
+    fleet.change(lambda cloud: next(iter(cloud.servers.values())).update(locked=True))
+    failed = fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
     assert failed.returncode != 0
     assert "could be removed" in failed.stdout[failed.stdout.index("Say why") :]
-    assert "llm-stack.lock" not in whole.swarm.labels
+    assert "llm-stack.lock" not in fleet.swarm.labels
 
 
-def test_a_teardown_goes_without_the_lock_of_a_lost_manager_only_when_told_to(whole: Control) -> None:
+def test_a_teardown_goes_without_the_lock_of_a_lost_manager_only_when_told_to(fleet: Control) -> None:
     lost = {
         "ansible_connection": "{{ 'ssh' if inventory_hostname == 'manager1' else 'local' }}",
         "ansible_host": "127.0.0.1",
         "ansible_port": 9,
         "llm_stack_teardown_confirm": "llm",
     }
-    refused = whole.play("teardown", "-e", json.dumps(lost))
+    refused = fleet.play("teardown", "-e", json.dumps(lost))
     assert refused.returncode != 0
     assert "manager1 cannot be reached, so the lock of the fleet cannot be taken" in " ".join(refused.stdout.split())
-    assert len(whole.cloud.servers) == 2
+    assert len(fleet.cloud.servers) == 2
     # A form gives strings.
-    ended = whole.play("teardown", "-e", json.dumps({**lost, "llm_stack_teardown_lock": "false"}))
+    ended = fleet.play("teardown", "-e", json.dumps({**lost, "llm_stack_teardown_lock": "false"}))
     assert ended.returncode == 0
-    assert whole.cloud.servers == {}
+    assert fleet.cloud.servers == {}
