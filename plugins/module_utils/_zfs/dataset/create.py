@@ -44,14 +44,17 @@ def plan_missing(draft: Draft, name: str, want: Dataset | None, wanted: Mapping[
 def _plan_create(draft: Draft, want: Dataset, wanted: Mapping[str, Dataset]) -> None:
     key, stdin = creation_key(draft, want, wanted)
     argv = ["zfs", "create", *creation_options({**key, **want.values})]
+    # A dataset needs its parents and nothing beside them; ZFS writes what several ask for together in one transaction group.
+    group = f"create at depth {want.name.count('/')}"
     if want.kind == "filesystem":
-        draft.add(Phase.CREATE, Step("create", want.name, f"Create file system {want.name}", Run((*argv, want.name), stdin)))
+        sentence = f"Create file system {want.name}"
+        draft.add(Phase.CREATE, Step("create", want.name, sentence, Run((*argv, want.name), stdin), group))
         return
     size = want.volsize or 0
     block = as_size(want.values.get("volblocksize", "")) or DEFAULT_BLOCK
     argv += [*(["-s"] if want.sparse else []), "-V", str(whole_blocks(size, block)), want.name]
     sentence = f"Create {'sparse volume' if want.sparse else 'volume'} {want.name} of {show_size(size)}"
-    draft.add(Phase.CREATE, Step("create", want.name, sentence, Run(tuple(argv), stdin, _link(want))))
+    draft.add(Phase.CREATE, Step("create", want.name, sentence, Run(tuple(argv), stdin, _link(want)), group))
 
 
 def _link(want: Dataset) -> str:
