@@ -103,8 +103,8 @@ options:
     default: 0
   workers_min:
     description:
-      - How many of the declared servers there are at least; demand decides about the others, as RV(selfhosted.llm_stack.fleet_state#module:notes)
-        have it, and one that it does not need goes with its disk (O(allow_data_loss)).
+      - How many of the declared servers there are at least. Demand decides about the others, as
+        RV(selfhosted.llm_stack.fleet_state#module:notes) have it; one that it does not need goes with its disk (O(allow_data_loss)).
       - Without it, all that are declared are wanted.
     type: int
   grace:

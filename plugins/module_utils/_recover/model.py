@@ -88,6 +88,7 @@ class Policy:
     :param grace: how long a server that was just started has to become a node by itself.
     :param wanted: how many of the declared servers demand needs, spare ones aside; None for all.
     :param improve: whether what serves is made better too, by rotating, spreading and handing back.
+    :param later: by slot, until when one that could not be brought back a moment ago is not tried again.
     """
 
     spare: int = 0
@@ -103,6 +104,7 @@ class Policy:
     grace: float = 120.0
     wanted: int | None = None
     improve: bool = True
+    later: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -171,13 +171,19 @@ class _Planner:
         held = [one for one in self._fleet.servers if one.slot == name and kind_of(one) != GONE]
         alive = [one for one in held if kind_of(one) in ALIVE]
         server = next(iter(alive + held), None)
-        left = [*self._fleet.ports, *self._fleet.volumes, *self._fleet.addresses]
-        if server is None and all(one.slot != name for one in left):
+        left = (
+            {one.slot for one in self._fleet.ports}
+            | {one.slot for one in self._fleet.volumes}
+            | {one.slot for one in self._fleet.addresses}
+        )
+        if server is None and name not in left:
             return Action(name, IDLE, reason)
         node = node_of(server, self._seen.nodes, alone=len(alive) < 2) if server else None
         if name not in self._desired.allow_data_loss:
             reason += ", and what it holds would be deleted: name it in allow_data_loss, or raise gpu_workers_min"
             return Action(name, REFUSE, reason, server=server, node=node, person=bool(alive))
+        if self._policy.later.get(name, 0.0) > self._now:
+            return Action(name, REFUSE, f"{reason}. It could not be removed a moment ago", server=server, node=node)
         price = sum(running_price(one, self._desired.prices, self._desired.profile) or 0.0 for one in alive)
         self._ledger = ended(self._ledger, price)
         return Action(name, SHED, reason, -price, server=server, node=node)
@@ -185,6 +191,9 @@ class _Planner:
     def _about_broken(self, work: Work) -> Action:
         name, old = work.slot.name, next(iter(work.restore or work.old), work.server)
         verb, reason, restore = _VERBS[work.action], work.reason, bool(work.restore)
+        later = self._policy.later.get(name, 0.0) - self._now
+        if later > 0:
+            return Action(name, REFUSE, f"{reason}. It could not be brought back a moment ago: again in {later:.0f} s", server=old)
         choice = self._choose(work.slot)
         patience = self._patience(name)
         if patience:

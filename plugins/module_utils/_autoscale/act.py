@@ -1,0 +1,145 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries out what was decided, as far as it needs no hands: servers in the cloud, nodes and the number of engines in the swarm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Iterable, Mapping, Protocol
+
+from .._plan import Step
+from .._recover.act import acting_options
+from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, SHED, START, WAIT, Action, Observed, Recovery, WorkerNode
+from .._recover.swarm import ENGINE
+from .._selectel.apply import Run
+from .._selectel.ladder import Outcome
+from .._selectel.model import FleetSpec, Placement
+from .._selectel.remove import plan_removal
+from .._selectel.spec import fleet_spec
+from .._selectel.states import SETTLING, kind_of
+from .._swarm.client import Api, EngineError
+from .._swarm.members_apply import MembersApplier
+from .model import SCALED_LABEL
+
+_BRINGS_BACK = (RESTORE, CREATE, REPLACE, START)
+_NOT_FOUND = 404
+
+
+class Engine(Api, Protocol):
+    """What is needed of a manager's engine."""
+
+    def update_service(self, service_id: str, version: int, spec: dict[str, Any]) -> None: ...
+
+
+def to_bring_back(recovery: Recovery) -> list[Action]:
+    """Return what is done in the cloud: lost workers, and servers that a run which was killed has half made."""
+    waiting = [one for one in recovery.of(WAIT) if one.server and kind_of(one.server) == SETTLING]
+    return [*recovery.of(*_BRINGS_BACK), *waiting]
+
+
+def brought_back(run: Run, recovery: Recovery, *, observed: Observed, desired: FleetSpec, options: Mapping[str, Any]) -> list[Outcome]:
+    """Bring the lost workers back, all at once.
+
+    :param options: those of the fleet as declared.
+    """
+    names = [action.slot for action in to_bring_back(recovery)]
+    if not names:
+        return []
+    acting = acting_options(recovery, observed=observed, desired=desired)
+    declared = {str(one["name"]): one for one in options["servers"]}
+    servers = [{**declared.get(one["name"], {}), **one} for one in acting["servers"]]
+    planned = {"name_pattern": None, "count": None, "placements": [], "allow_regular": False, "servers": servers, "only": names}
+    spec = fleet_spec({**options, **planned, "state": "present", "memory": {}})
+    run.memory = {key: dict(value) for key, value in recovery.notes.memory.items()}
+    # What was seen under the lock a moment ago is the present: another look would cost seconds.
+    plan = run.plan(observed.fleet, spec)
+    plan.plan.raise_if_refused()
+    found = run.apply(plan, current=observed.fleet, desired=spec)
+    return [one for one in found if one.slot in names]
+
+
+def let_go(run: Run, api: Api, action: Action, *, desired: FleetSpec, drain: float, sleep: Callable[[float], None]) -> Outcome:
+    """Take a worker away that is not needed: its tasks first, and then its server with all that was made for it.
+
+    :param drain: seconds its last requests may take.
+    """
+    if action.node and action.node.ready:
+        set_availability(api, action.node, "drain")
+        _until_free(api, action.node, seconds=drain, sleep=sleep)
+    current = run.look(desired.fleet)
+    plan, works = plan_removal(current=current, fleet=desired.fleet, slots=(action.slot,), confirm=desired.fleet)
+    plan.raise_if_refused()
+    failed = [one for one in run.remove(works) if not one.ok]
+    return failed[0] if failed else Outcome(action.slot, "removed", action.reason)
+
+
+def _until_free(api: Api, node: WorkerNode, *, seconds: float, sleep: Callable[[float], None]) -> None:
+    """Wait until a drained node has no task any more; what is still answered then is cut, and the balancer's clients are told."""
+    waited = 0.0
+    while waited < seconds:
+        states = [(one.get("Status") or {}).get("State") for one in api.tasks([node.id])]
+        if "running" not in states:
+            return
+        sleep(1.0)
+        waited += 1.0
+
+
+def set_availability(api: Api, node: WorkerNode, availability: str) -> None:
+    """Drain a node, or have it take tasks again; a label says whose wish the drain is."""
+    drained = availability == "drain"
+    change = {"set": {SCALED_LABEL: "true"} if drained else {}, "remove": [] if drained else [SCALED_LABEL], "availability": availability}
+    MembersApplier(api).do(Step("update", node.id, f"Set {node.hostname} to {availability}", change))
+
+
+def needed_again(recovery: Recovery, nodes: Iterable[WorkerNode]) -> list[WorkerNode]:
+    """Return the nodes that were drained for want of demand and are needed now."""
+    going = {action.node.id for action in recovery.of(SHED) if action.node}
+    return [node for node in nodes if SCALED_LABEL in node.labels and node.id not in going and node.availability != "active"]
+
+
+def engines_for(recovery: Recovery, observed: Observed) -> int | None:
+    """Return how many engines there should be; None when their number is right, or cannot be told.
+
+    One for each GPU that serves; fewer than before only when no worker is away that may come back.
+    """
+    gpus = sum(node.gpus for node in observed.nodes if node.ready and node.availability == "active")
+    calm = all(action.do in (KEEP, IDLE) for action in recovery.actions)
+    if observed.replicas is None or not gpus or gpus == observed.replicas or (gpus < observed.replicas and not calm):
+        return None
+    return gpus
+
+
+def set_engines(api: Engine, wanted: int) -> None:
+    """Have as many engines; their tasks that run stay as they are."""
+    found = api.service(ENGINE)
+    spec = {**found["Spec"], "Mode": {"Replicated": {"Replicas": wanted}}}
+    api.update_service(found["ID"], found["Version"]["Index"], spec)
+
+
+def forget(api: Api, node: WorkerNode) -> None:
+    """Remove a node that is down and whose server is gone for good."""
+    try:
+        api.remove_node(node.id)
+    except EngineError as error:
+        if error.status != _NOT_FOUND:
+            raise
+
+
+def left_alone(recovery: Recovery, places: Iterable[Placement], now: float) -> str:
+    """Return why one more worker had better not be made at the best of these placements: too many were interrupted there."""
+    first = next(iter(places), None)
+    if first is None:
+        return ""
+    kind = "preemptible" if first.preemptible else "regular"
+    for key, until in recovery.notes.breaker.opened.items():
+        region, zone, flavor, opened = key.split("/")
+        here = region == (first.region or "default") and first.zone in ("", zone) and opened == kind
+        if until > now and here and first.flavor in ("", flavor):
+            return f"Too many were interrupted at {key}: it is left alone for {until - now:.0f} s more"
+    return ""
+
+
+def with_outcomes(recovery: Recovery, run: Run) -> Recovery:
+    """Return the decisions with what was learned of placements on the way."""
+    return replace(recovery, notes=replace(recovery.notes, memory=run.memory))
