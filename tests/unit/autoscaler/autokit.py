@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -100,26 +101,34 @@ class Site:
             api=SdkApi(*client),
             store=Store(SdkConfigs(*client), sleep=lambda _seconds: None),
             connections=lambda: {cloud.region: cloud.connection() for cloud in self.clouds},
-            demand=lambda: self.demand(),
-            call_for_hands=lambda workers: self.called.append(workers) or "",
+            demand=self._demand,
+            call_for_hands=self._call,
             say=lambda word, **what: self.said.append({"event": word, **what}),
             clock=lambda: self.cloud.now,
             sleep=self.cloud.sleep,
         )
         return Autoscaler(settings or told(), world)
 
+    def _call(self, workers: list[str]) -> str:
+        self.called.append(workers)
+        return ""
+
+    def _demand(self) -> Demand | None:
+        return self.demand()
+
     def words(self) -> list[str]:
         return [one["event"] for one in self.said]
 
     def want(self, number: int) -> None:
         """Note that demand needs so many."""
-        self.store.change(lambda state: State(state.lock, _scaled(state, number), state.others))
+        self.store.change(lambda state: replace(state, notes=replace(state.notes, scale=Scale(number, 0.0))))
 
     def begin(self) -> None:
         """Make two workers and bring them into the swarm, as recover.yml does."""
         self.want(2)
         self.autoscaler().turn()
         self.join()
+        self.swarm.nodes()
         self.cloud.sleep(1000)
         self.said.clear()
         self.cloud.log.clear()
@@ -159,9 +168,3 @@ class Site:
             elif service == "compute" and method in ("POST", "DELETE") and path.count("/") <= 2:
                 found.append(f"{method.lower()} {path.split('/')[-1]}")
         return found
-
-
-def _scaled(state: State, number: int) -> Any:
-    from dataclasses import replace
-
-    return replace(state.notes, scale=Scale(number, 0.0))

@@ -11,8 +11,9 @@ from typing import Iterator
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "recover"), str(HERE.parent / "selectel")]
+sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "recover"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "selectel"))
 
 from autokit import Site
 from engine import serving

@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The decision of scaling as a table: bounds, hysteresis, sustained time, cooldown, what stands in the way, and a load that is not known."""
+"""The decision of scaling as a table: bounds, hysteresis, sustained time, cooldown, what stands in the way, a load that is not known."""
 
 from __future__ import annotations
 
