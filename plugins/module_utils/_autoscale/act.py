@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable, Mapping, Protocol
 
 from .._plan import Step
 from .._recover.act import acting_options
-from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, SHED, START, WAIT, Action, Observed, Recovery, WorkerNode
+from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, SHED, START, TIDY, WAIT, Action, Observed, Recovery, WorkerNode
 from .._recover.swarm import ENGINE
 from .._selectel.apply import Run
 from .._selectel.ladder import Outcome
@@ -22,7 +22,7 @@ from .._swarm.client import Api, EngineError
 from .._swarm.members_apply import MembersApplier
 from .model import SCALED_LABEL
 
-_BRINGS_BACK = (RESTORE, CREATE, REPLACE, START)
+_BRINGS_BACK = (RESTORE, CREATE, REPLACE, START, TIDY)
 _NOT_FOUND = 404
 
 
@@ -33,7 +33,7 @@ class Engine(Api, Protocol):
 
 
 def to_bring_back(recovery: Recovery) -> list[Action]:
-    """Return what is done in the cloud: lost workers, and servers that a run which was killed has half made."""
+    """Return what is done in the cloud: lost workers, and what a run that was killed has half made or left over."""
     waiting = [one for one in recovery.of(WAIT) if one.server and kind_of(one.server) == SETTLING]
     return [*recovery.of(*_BRINGS_BACK), *waiting]
 

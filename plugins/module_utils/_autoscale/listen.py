@@ -185,11 +185,9 @@ class Events(threading.Thread):
     :param stream: begins to listen; what it yields are the engine's messages.
     """
 
-    def __init__(
-        self, stream: Callable[[], Iterable[Mapping[str, Any]]], *, errors: tuple[type[Exception], ...], call: Callable[[str], None]
-    ) -> None:
+    def __init__(self, stream: Callable[[], Iterable[Mapping[str, Any]]], *, call: Callable[[str], None]) -> None:
         super().__init__(name="docker", daemon=True)
-        self._stream, self._errors, self._call = stream, errors, call
+        self._stream, self._call = stream, call
         self._over = threading.Event()
         self.error = "it was not listened to yet"
 
@@ -201,9 +199,10 @@ class Events(threading.Thread):
 
     def once(self) -> None:
         """Listen until the stream breaks."""
+        # What does not come is no error: the engine may have nothing to tell.
+        self.error = ""
         try:
             for message in self._stream():
-                self.error = ""
                 if self._over.is_set():
                     return
                 if message.get("Type") in ("node", "service"):
