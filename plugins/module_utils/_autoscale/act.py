@@ -10,14 +10,14 @@ from typing import Any, Callable, Iterable, Mapping, Protocol
 
 from .._plan import Step
 from .._recover.act import acting_options
-from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, SHED, START, TIDY, WAIT, Action, Observed, Recovery, WorkerNode
+from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, RETIRE, SHED, START, TIDY, WAIT, Action, Observed, Recovery, WorkerNode
 from .._recover.swarm import ENGINE
 from .._selectel.apply import Run
 from .._selectel.ladder import Outcome
 from .._selectel.model import FleetSpec, Placement
 from .._selectel.remove import plan_removal
 from .._selectel.spec import fleet_spec
-from .._selectel.states import SETTLING, kind_of
+from .._selectel.states import ALIVE, SETTLING, kind_of
 from .._swarm.client import Api, EngineError
 from .._swarm.members_apply import MembersApplier
 from .model import SCALED_LABEL
@@ -35,7 +35,9 @@ class Engine(Api, Protocol):
 def to_bring_back(recovery: Recovery) -> list[Action]:
     """Return what is done in the cloud: lost workers, and what a run that was killed has half made or left over."""
     waiting = [one for one in recovery.of(WAIT) if one.server and kind_of(one.server) == SETTLING]
-    return [*recovery.of(*_BRINGS_BACK), *waiting]
+    # One that runs answers its last requests first, once its successor has proven itself: that is for recover.yml.
+    lost = [one for one in recovery.of(RETIRE) if one.server and kind_of(one.server) not in ALIVE]
+    return [*recovery.of(*_BRINGS_BACK), *waiting, *lost]
 
 
 def brought_back(run: Run, recovery: Recovery, *, observed: Observed, desired: FleetSpec, options: Mapping[str, Any]) -> list[Outcome]:
