@@ -10,7 +10,23 @@ from typing import Any, Callable, Iterable, Mapping, Protocol
 
 from .._plan import Step
 from .._recover.act import acting_options
-from .._recover.model import CREATE, IDLE, KEEP, REPLACE, RESTORE, RETIRE, SHED, START, TIDY, WAIT, Action, Observed, Recovery, WorkerNode
+from .._recover.model import (
+    CREATE,
+    IDLE,
+    KEEP,
+    REPLACE,
+    RESTORE,
+    RETIRE,
+    SERVER_LABEL,
+    SHED,
+    START,
+    TIDY,
+    WAIT,
+    Action,
+    Observed,
+    Recovery,
+    WorkerNode,
+)
 from .._recover.swarm import ENGINE
 from .._selectel.apply import Run
 from .._selectel.ladder import Outcome
@@ -98,6 +114,18 @@ def needed_again(recovery: Recovery, nodes: Iterable[WorkerNode]) -> list[Worker
     """Return the nodes that were drained for want of demand and are needed now."""
     going = {action.node.id for action in recovery.of(SHED) if action.node}
     return [node for node in nodes if SCALED_LABEL in node.labels and node.id not in going and node.availability != "active"]
+
+
+def nameless(recovery: Recovery) -> dict[str, str]:
+    """Return the servers by the nodes that do not say whose they are yet: those that joined by themselves."""
+    kept = [action for action in recovery.of(KEEP) if action.server and action.node and not action.node.labels.get(SERVER_LABEL)]
+    return {action.node.id: action.server.id for action in kept if action.node and action.server}
+
+
+def name_node(api: Api, node: str, server: str) -> None:
+    """Note on a node which server it is, so that it is known for gone when the server is."""
+    change = {"set": {SERVER_LABEL: server}, "remove": [], "availability": ""}
+    MembersApplier(api).do(Step("update", node, f"Label {node} as the server {server}", change))
 
 
 def engines_for(recovery: Recovery, observed: Observed) -> int | None:

@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Mapping
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from .._recover.model import SERVER_LABEL
 from .._recover.store import CONTENT, NAME
 from .._recover.swarm import ENGINE
 from .model import SCALED_LABEL
@@ -112,13 +113,15 @@ def _worker(read: Read, name: str) -> dict[str, Any]:
 
 
 def _node(read: Read, name: str, body: Any) -> dict[str, Any]:
-    """A worker: whether it takes tasks, and the label that says who decided so."""
+    """A worker: whether it takes tasks, the label that says who decided so, and once, which server it is."""
     spec = _worker(read, name)["Spec"]
     labels, availability = _labels(body), body.get("Availability")
     if availability not in ("active", "drain"):
         raise Denied("a node is active or drained")
     kept = {key: value for key, value in (spec.get("Labels") or {}).items() if key != SCALED_LABEL}
     ours = {SCALED_LABEL: "true"} if SCALED_LABEL in labels else {}
+    if labels.get(SERVER_LABEL) and SERVER_LABEL not in kept:
+        ours[SERVER_LABEL] = labels[SERVER_LABEL]
     return {**spec, "Labels": {**kept, **ours}, "Availability": availability}
 
 

@@ -151,8 +151,9 @@ class Autoscaler:
 
     @staticmethod
     def _todo(observed: Observed, recovery: Recovery) -> bool:
-        swarm = recovery.stale or act.needed_again(recovery, observed.nodes) or act.engines_for(recovery, observed) is not None
-        return bool(act.to_bring_back(recovery) or recovery.of(SHED) or swarm)
+        nodes = recovery.stale or act.nameless(recovery) or act.needed_again(recovery, observed.nodes)
+        servers = act.to_bring_back(recovery) or recovery.of(SHED)
+        return bool(servers or nodes or act.engines_for(recovery, observed) is not None)
 
     # -- looking ------------------------------------------------------------------------------------------------------------
     def _see(self) -> Observed:
@@ -302,6 +303,10 @@ class Autoscaler:
             keeper.hold()
             act.set_availability(self._world.api, node, "active")
             self._say("needed again", node=node.hostname)
+        for node_id, server in act.nameless(recovery).items():
+            keeper.hold()
+            act.name_node(self._world.api, node_id, server)
+            self._say("name", node=node_id, server=server)
         for node in recovery.stale:
             keeper.hold()
             act.forget(self._world.api, node)

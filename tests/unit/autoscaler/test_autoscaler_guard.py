@@ -95,6 +95,10 @@ def test_of_a_change_only_the_one_thing_passes() -> None:
     }
     sent = ask("POST", "/nodes/w1/update", node, version="7")
     assert sent.body == {"Role": "worker", "Availability": "drain", "Labels": {"gpu": "true", SCALED_LABEL: "true"}}
+    assert ask("POST", "/nodes/w1/update", {"Availability": "active", "Labels": {"llm-stack.server": "s"}}, version="7").body["Labels"] == {
+        "gpu": "true",
+        "llm-stack.server": "s",
+    }
     sent = ask("POST", "/configs/c1/update", {"Name": "other", "Data": "ZXZpbA==", "Labels": {"c": "d"}}, version="7")
     assert sent.body == {"Name": "llm-stack-state", "Data": "eA==", "Labels": {"c": "d"}}
     assert ask("DELETE", "/nodes/w1", None, force="true") == Call("DELETE", "/nodes/w1", {})

@@ -193,6 +193,14 @@ def test_a_worker_that_is_wanted_again_before_it_has_gone_takes_tasks_again(site
     assert "needed again" in site.words()
 
 
+def test_a_node_that_joined_by_itself_is_told_apart_from_then_on(site: Site) -> None:
+    server = site.servers()["gpu2"]
+    site.swarm.specs[server]["Labels"] = {"gpu": "true"}
+    site.pass_time(site.autoscaler(), 60)
+    assert site.swarm.specs[server]["Labels"] == {"gpu": "true", "llm-stack.server": server}
+    assert site.words().count("name") == 1
+
+
 def test_a_drain_of_somebody_else_stays(site: Site) -> None:
     site.swarm.specs[site.servers()["gpu2"]]["Availability"] = "drain"
     site.pass_time(site.autoscaler(), 60)
