@@ -29,6 +29,7 @@ from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from month import month_availability, month_cost
+from recover import recover_detect_s
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 from zfs_layouts import zfs_pool_layouts
@@ -94,6 +95,7 @@ FIGURES: list[Callable[[], Figure]] = [
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
+    recover_detect_s,
     zfs_pool_layouts,
     month_cost,
     month_availability,

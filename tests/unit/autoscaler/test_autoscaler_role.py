@@ -77,7 +77,8 @@ TASKS: list[dict[str, Any]] = [
     {"ansible.builtin.include_role": {"name": "selfhosted.llm_stack.autoscaler", "tasks_from": "options", "public": True}},
     {
         "ansible.builtin.copy": {"content": "{{ __texts | to_json }}", "dest": "{{ place }}/{{ inventory_hostname }}.json"},
-        "vars": {"__texts": TEXTS},
+        # Known to the tasks of a role, and this is one after them.
+        "vars": {"__texts": TEXTS, "role_path": str(ROLE)},
     },
 ]
 
