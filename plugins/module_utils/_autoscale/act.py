@@ -131,10 +131,11 @@ def name_node(api: Api, node: str, server: str) -> None:
 def engines_for(recovery: Recovery, observed: Observed) -> int | None:
     """Return how many engines there should be; None when their number is right, or cannot be told.
 
-    One for each GPU that serves; fewer than before only when no worker is away that may come back.
+    One for each GPU that serves; fewer than before only when no worker is away, or drained, that may come back.
     """
-    gpus = sum(node.gpus for node in observed.nodes if node.ready and node.availability == "active")
-    calm = all(action.do in (KEEP, IDLE) for action in recovery.actions)
+    active = [node for node in observed.nodes if node.availability == "active"]
+    gpus = sum(node.gpus for node in active if node.ready)
+    calm = all(action.do in (KEEP, IDLE) for action in recovery.actions) and len(active) == len(observed.nodes)
     if observed.replicas is None or not gpus or gpus == observed.replicas or (gpus < observed.replicas and not calm):
         return None
     return gpus

@@ -145,6 +145,12 @@ def test_the_autoscaler_does_all_of_its_work_through_it(site: Site) -> None:
     assert not [one for one in site.said if one["event"] == "blind"]
 
 
+def test_events_come_through_it(site: Site) -> None:
+    with guarded(str(site.swarm.path)) as url:
+        assert list(SdkApi(*sdk(url)).events(["node", "service"])) == [{"Type": "node", "Action": "update"}]
+    assert json.loads(site.swarm.wrote[-1]) == {"type": ["node", "service"]}
+
+
 def test_a_refusal_is_told_as_the_engine_tells_one(site: Site) -> None:
     with guarded(str(site.swarm.path)) as url:
         api = SdkApi(*sdk(url))

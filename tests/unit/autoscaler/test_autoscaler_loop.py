@@ -205,6 +205,7 @@ def test_a_drain_of_somebody_else_stays(site: Site) -> None:
     site.swarm.specs[site.servers()["gpu2"]]["Availability"] = "drain"
     site.pass_time(site.autoscaler(), 60)
     assert site.swarm.specs[site.servers()["gpu2"]]["Availability"] == "drain"
+    assert site.swarm.replicas == 2, "it will be back"
 
 
 def test_what_may_not_be_lost_is_not_taken(site: Site) -> None:
