@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Iterable, Mapping, Protocol
+from typing import Any, Iterable, Mapping, Protocol
 
 from .._plan import Step
 from .._recover.act import acting_options
@@ -77,36 +77,35 @@ def brought_back(run: Run, recovery: Recovery, *, observed: Observed, desired: F
     return [one for one in found if one.slot in names]
 
 
-def let_go(run: Run, api: Api, action: Action, *, desired: FleetSpec, drain: float, sleep: Callable[[float], None]) -> Outcome:
-    """Take a worker away that is not needed: its tasks first, and then its server with all that was made for it.
+def is_free(api: Api, node: WorkerNode | None, *, drain: float, now: float) -> bool:
+    """Begin to take a worker's tasks away, and tell whether they have gone; a turn that looks again is not held up by one that drains.
 
-    :param drain: seconds its last requests may take.
+    :param drain: seconds its last requests may take; what is still answered then is cut, and the balancer's clients are told.
     """
-    if action.node and action.node.ready:
-        set_availability(api, action.node, "drain")
-        _until_free(api, action.node, seconds=drain, sleep=sleep)
+    if node is None or not node.ready:
+        return True
+    if SCALED_LABEL not in node.labels:
+        set_availability(api, node, "drain", now=now)
+        return False
+    states = [(one.get("Status") or {}).get("State") for one in api.tasks([node.id])]
+    since = node.labels[SCALED_LABEL]
+    return "running" not in states or (since.isdigit() and now - int(since) >= drain)
+
+
+def let_go(run: Run, slot: str, *, desired: FleetSpec) -> Outcome:
+    """Remove the server of a worker that is not needed, with all that was made for it."""
     current = run.look(desired.fleet)
-    plan, works = plan_removal(current=current, fleet=desired.fleet, slots=(action.slot,), confirm=desired.fleet)
+    plan, works = plan_removal(current=current, fleet=desired.fleet, slots=(slot,), confirm=desired.fleet)
     plan.raise_if_refused()
     failed = [one for one in run.remove(works) if not one.ok]
-    return failed[0] if failed else Outcome(action.slot, "removed", action.reason)
+    return failed[0] if failed else Outcome(slot, "removed", "demand does not need it")
 
 
-def _until_free(api: Api, node: WorkerNode, *, seconds: float, sleep: Callable[[float], None]) -> None:
-    """Wait until a drained node has no task any more; what is still answered then is cut, and the balancer's clients are told."""
-    waited = 0.0
-    while waited < seconds:
-        states = [(one.get("Status") or {}).get("State") for one in api.tasks([node.id])]
-        if "running" not in states:
-            return
-        sleep(1.0)
-        waited += 1.0
-
-
-def set_availability(api: Api, node: WorkerNode, availability: str) -> None:
-    """Drain a node, or have it take tasks again; a label says whose wish the drain is."""
+def set_availability(api: Api, node: WorkerNode, availability: str, *, now: float = 0.0) -> None:
+    """Drain a node, or have it take tasks again; a label says whose wish the drain is, and since when."""
     drained = availability == "drain"
-    change = {"set": {SCALED_LABEL: "true"} if drained else {}, "remove": [] if drained else [SCALED_LABEL], "availability": availability}
+    label = {SCALED_LABEL: f"{now:.0f}"} if drained else {}
+    change = {"set": label, "remove": [] if drained else [SCALED_LABEL], "availability": availability}
     MembersApplier(api).do(Step("update", node.id, f"Set {node.hostname} to {availability}", change))
 
 

@@ -119,7 +119,7 @@ def _node(read: Read, name: str, body: Any) -> dict[str, Any]:
     if availability not in ("active", "drain"):
         raise Denied("a node is active or drained")
     kept = {key: value for key, value in (spec.get("Labels") or {}).items() if key != SCALED_LABEL}
-    ours = {SCALED_LABEL: "true"} if SCALED_LABEL in labels else {}
+    ours = {SCALED_LABEL: labels[SCALED_LABEL]} if labels.get(SCALED_LABEL, "").isdigit() else {}
     if labels.get(SERVER_LABEL) and SERVER_LABEL not in kept:
         ours[SERVER_LABEL] = labels[SERVER_LABEL]
     return {**spec, "Labels": {**kept, **ours}, "Availability": availability}

@@ -80,26 +80,30 @@ def balance_of(pages: Iterable[str], at: float) -> Balance:
 
     :raises NotTold: there are none of the engines.
     """
-    told: list[dict[str, float]] = []
-    for page in pages:
-        found: dict[str, float] = {}
-        for name, labels, value in _SAMPLE.findall(page):
-            if dict(_LABEL.findall(labels)).get("proxy") == "engines":
-                found[name] = found.get(name, 0.0) + float(value)
-        told.append(found)
-    if not told or any("haproxy_backend_active_servers" not in found for found in told):
+    told = [_samples(page) for page in pages]
+    if not told or any(("haproxy_backend_active_servers", "engines") not in found for found in told):
         raise NotTold("the balancer says nothing of the engines")
 
-    def total(name: str) -> int:
-        return int(sum(found.get(name, 0.0) for found in told))
+    def total(name: str, *proxies: str) -> int:
+        return int(sum(found.get((name, proxy), 0.0) for found in told for proxy in proxies))
 
     return Balance(
         at,
-        up=int(max(found["haproxy_backend_active_servers"] for found in told)),
-        sessions=total("haproxy_backend_current_sessions"),
-        waiting=total("haproxy_backend_current_queue"),
-        downs=total("haproxy_server_check_up_down_total"),
+        up=int(max(found["haproxy_backend_active_servers", "engines"] for found in told)),
+        # Both have the same engines: the second, where there is one, those that have the model in memory.
+        sessions=total("haproxy_backend_current_sessions", "engines", "loaded"),
+        waiting=total("haproxy_backend_current_queue", "engines", "loaded"),
+        downs=total("haproxy_server_check_up_down_total", "engines"),
     )
+
+
+def _samples(page: str) -> dict[tuple[str, str], float]:
+    """Return the sums of HAProxy's samples by metric and proxy."""
+    found: dict[tuple[str, str], float] = {}
+    for name, labels, value in _SAMPLE.findall(page):
+        key = (name, dict(_LABEL.findall(labels)).get("proxy", ""))
+        found[key] = found.get(key, 0.0) + float(value)
+    return found
 
 
 def gpu_use(answer: str, at: float) -> tuple[float, float]:
@@ -180,7 +184,7 @@ def fewer_up(before: Balance, after: Balance) -> bool:
 
 
 class Events(threading.Thread):
-    """Docker's events: calls when one is about a node or the engines.
+    """Docker's events: calls when one is about a node.
 
     :param stream: begins to listen; what it yields are the engine's messages.
     """
@@ -205,7 +209,7 @@ class Events(threading.Thread):
             for message in self._stream():
                 if self._over.is_set():
                     return
-                if message.get("Type") in ("node", "service"):
+                if message.get("Type") == "node":
                     self._call(self.name)
         except StackError as error:
             self.error = str(error)

@@ -95,7 +95,8 @@ class Autoscaler:
         self._failed: Counter[str] = Counter()
         self._later: dict[str, float] = {}
         self._called = 0.0
-        self._last_word = ""
+        # What was said last and goes on, by what it is about.
+        self._goes_on: dict[str, str] = {}
         self.account = Told(turned=world.clock())
 
     # -- when ---------------------------------------------------------------------------------------------------------------
@@ -219,8 +220,10 @@ class Autoscaler:
             standing = replace(standing, refusal=self._refusal(run, observed, replace(policy, wanted=found.wanted), notes))
             found = decide_scale(demand, standing, self._trend, policy=self._told.scale, now=now)
         self._trend, self.account.scaling, self.account.demand = found.trend, found, demand
-        if not found.known:
-            self._say_once("no scaling", reason=found.reason)
+        if found.known:
+            self._goes_on.pop("load", None)
+        else:
+            self._say_once("no scaling", about="load", reason=found.reason)
         return found
 
     def _refusal(self, run: Run, observed: Observed, policy: Policy, notes: Notes) -> str:
@@ -260,6 +263,7 @@ class Autoscaler:
         keeper.write(recovery.notes)
         self._bring_back(run, keeper, recovery, observed)
         for action in recovery.of(SHED):
+            keeper.hold()
             self._let_go(run, action)
         self._settle(keeper, recovery)
         self._signs.clear()
@@ -291,10 +295,12 @@ class Autoscaler:
         self._failed[slot] += 1
 
     def _let_go(self, run: Run, action: Action) -> None:
+        now = self._world.clock()
+        if not act.is_free(self._world.api, action.node, drain=self._told.pace.drain, now=now):
+            self._say_once(f"drain {action.slot}", worker=action.slot, reason=action.reason)
+            return
         self._say(action.do, worker=action.slot, reason=action.reason, cost=action.cost)
-        pause = run.watch.pause
-        outcome = act.let_go(run, self._world.api, action, desired=self._desired, drain=self._told.pace.drain, sleep=pause)
-        self._note(action, outcome)
+        self._note(action, act.let_go(run, action.slot, desired=self._desired))
 
     def _settle(self, keeper: Keeper, recovery: Recovery) -> None:
         """Have the swarm follow: nodes that are needed again, nodes that are gone for good, one engine for each GPU."""
@@ -338,11 +344,11 @@ class Autoscaler:
         return {sign: round(now - at, 3) for sign, at in self._signs.items()}
 
     def _say(self, word: str, **what: Any) -> None:
-        self._last_word = ""
+        self._goes_on.clear()
         self._world.say(word, **what)
 
-    def _say_once(self, word: str, **what: Any) -> None:
+    def _say_once(self, word: str, *, about: str = "turn", **what: Any) -> None:
         """Say something that goes on only when it begins."""
-        if self._last_word != word:
+        if self._goes_on.get(about) != word:
             self._world.say(word, **what)
-            self._last_word = word
+            self._goes_on[about] = word

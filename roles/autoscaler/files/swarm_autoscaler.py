@@ -69,7 +69,7 @@ class Ears:
         self.balancer = listen.Ear(
             "balancer", lambda: balance(settings.balancers), every=BALANCER_EVERY, lost=listen.fewer_up, call=self._heard
         )
-        self.events = listen.Events(lambda: api.events(["node", "service"]), call=self._heard)
+        self.events = listen.Events(lambda: api.events(["node"]), call=self._heard)
         self.gpu = listen.Ear("gpu", lambda: gpu(settings.prometheus), every=GPU_EVERY, lost=lambda *_: False, call=lambda _sign: None)
 
     def _heard(self, sign: str) -> None:

@@ -91,10 +91,10 @@ def test_of_a_change_only_the_one_thing_passes() -> None:
         "role": "manager",
         "Name": "x",
         "Availability": "drain",
-        "Labels": {SCALED_LABEL: "true", "gpu": "false", "own": "1"},
+        "Labels": {SCALED_LABEL: "1764000000", "gpu": "false", "own": "1"},
     }
     sent = ask("POST", "/nodes/w1/update", node, version="7")
-    assert sent.body == {"Role": "worker", "Availability": "drain", "Labels": {"gpu": "true", SCALED_LABEL: "true"}}
+    assert sent.body == {"Role": "worker", "Availability": "drain", "Labels": {"gpu": "true", SCALED_LABEL: "1764000000"}}
     assert ask("POST", "/nodes/w1/update", {"Availability": "active", "Labels": {"llm-stack.server": "s"}}, version="7").body["Labels"] == {
         "gpu": "true",
         "llm-stack.server": "s",

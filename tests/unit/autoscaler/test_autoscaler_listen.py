@@ -36,6 +36,8 @@ def page(up: int, sessions: int = 0, queue: int = 0, downs: int = 0) -> str:
         f'haproxy_backend_current_queue{{proxy="engines"}} {queue}\n'
         f'haproxy_server_check_up_down_total{{proxy="engines",server="engine1"}} {downs}\n'
         'haproxy_backend_active_servers{proxy="loaded"} 9\n'
+        'haproxy_backend_current_sessions{proxy="loaded"} 1\n'
+        'haproxy_backend_current_queue{proxy="keys"} 7\n'
     )
 
 
@@ -44,7 +46,7 @@ def test_metrics_as_haproxy_gives_them_are_read() -> None:
 
 
 def test_several_balancers_are_one() -> None:
-    assert balance_of([page(2, 3, 1, 4), page(1, 2, 0, 1)], 5.0) == Balance(5.0, up=2, sessions=5, waiting=1, downs=5)
+    assert balance_of([page(2, 3, 1, 4), page(1, 2, 0, 1)], 5.0) == Balance(5.0, up=2, sessions=7, waiting=1, downs=5)
 
 
 @pytest.mark.parametrize("pages", [[], [""], ['haproxy_backend_active_servers{proxy="keys"} 1'], [page(1), ""]])
@@ -109,12 +111,12 @@ def test_an_ear_calls_when_one_is_lost_and_keeps_an_old_answer_that_grows_older(
     assert (ear.error, ear.last.at, calls) == ("", 3.0, ["balancer"])
 
 
-def test_events_of_nodes_and_services_are_signs_and_a_broken_stream_is_told() -> None:
+def test_events_of_nodes_are_signs_and_a_broken_stream_is_told() -> None:
     calls: list[str] = []
 
     def stream() -> Iterator[dict[str, Any]]:
         yield {"Type": "node", "Action": "update"}
-        yield {"Type": "container"}
+        yield {"Type": "service"}
         raise EngineError("Docker could not tell of events: cut")
 
     events = Events(stream, call=calls.append)
