@@ -8,10 +8,14 @@ Planners are pure: current state, desired state and guards in, a :class:`Plan` o
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ._errors import Refused, StackError, StepFailed
+
+# From how many steps on it is worth taking them at once, and how many at a time. Most of a step is waiting for a disk.
+_MANY, _AT_ONCE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Step:
     :param target: the object acted on, by the identity the user knows it by.
     :param sentence: what will happen and why, for a person; it never holds a secret.
     :param data: what the applier needs; opaque here.
+    :param group: steps in a row that share one depend on nothing of each other, so they may be taken at once.
     """
 
     action: str
     target: str
     sentence: str
     data: Any = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,19 +86,30 @@ class Plan:
             raise Refused(" ".join(refusal.reason for refusal in self.refusals))
 
     def carry_out(self, do: Callable[[Step], None], undo: Callable[[], None] | None = None) -> None:
-        """Take the steps in order and stop at the first that fails.
+        """Take the steps in order, many of one group at once, and stop at the first that fails.
 
         :param do: takes one step.
         :param undo: takes all back that ``do`` did, where that can be done.
         :raises StepFailed: names the steps done, the one that failed and those not started.
         """
-        for position, step in enumerate(self.steps):
-            try:
-                do(step)
-            except StackError as error:
-                raise self._failed(position, error, undo) from error
+        done: set[int] = set()
+        for row in self._rows():
+            failures = _take_at_once(self.steps, row, do, done) if len(row) >= _MANY else _take(self.steps, row, do, done)
+            if failures:
+                position = min(failures)
+                raise self._failed(position, done, failures[position], undo) from failures[position]
 
-    def _failed(self, position: int, cause: StackError, undo: Callable[[], None] | None) -> StepFailed:
+    def _rows(self) -> list[list[int]]:
+        """The positions of the steps, those in one list that may be taken at once."""
+        rows: list[list[int]] = []
+        for position, step in enumerate(self.steps):
+            if step.group and rows and self.steps[rows[-1][0]].group == step.group:
+                rows[-1].append(position)
+            else:
+                rows.append([position])
+        return rows
+
+    def _failed(self, position: int, done: set[int], cause: StackError, undo: Callable[[], None] | None) -> StepFailed:
         undone = undo is not None
         try:
             if undo is not None:
@@ -100,11 +117,44 @@ class Plan:
         except StackError as error:
             undone = False
             cause = StackError(f"{cause}; taking back what was done failed too: {error}")
-        sentences = tuple(self.sentences)
+        sentences = self.sentences
         return StepFailed(
-            done=sentences[:position],
+            done=tuple(sentences[each] for each in sorted(done)),
             failed=sentences[position],
-            left=sentences[position + 1 :],
+            left=tuple(sentence for each, sentence in enumerate(sentences) if each != position and each not in done),
             cause=cause,
             undone=undone,
         )
+
+
+def _take(steps: tuple[Step, ...], row: list[int], do: Callable[[Step], None], done: set[int]) -> dict[int, StackError]:
+    """Take steps in order until one fails; add to ``done``, and return what failed."""
+    for position in row:
+        try:
+            do(steps[position])
+        except StackError as error:
+            return {position: error}
+        done.add(position)
+    return {}
+
+
+def _take_at_once(steps: tuple[Step, ...], row: list[int], do: Callable[[Step], None], done: set[int]) -> dict[int, StackError]:
+    """Take steps a few at a time; once one has failed none is begun, and those under way are waited for."""
+    failures: dict[int, StackError] = {}
+    waiting = iter(row)
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                position = next(waiting, None)
+            if position is None or failures:
+                return
+            failures.update(_take(steps, [position], do, done))
+
+    workers = [threading.Thread(target=work) for _ in range(_AT_ONCE)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return failures

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -35,6 +36,7 @@ class Runner:
     def __init__(self, *, timeout: float = 300.0) -> None:
         self.timeout = timeout
         self.count = 0
+        self._counting = threading.Lock()
 
     def has(self, program: str) -> bool:
         """Whether the program is installed."""
@@ -47,7 +49,8 @@ class Runner:
         :param ok: exit statuses that are an answer and not a failure.
         :raises CommandFailed: on any other exit status, a missing program or a time-out.
         """
-        self.count += 1
+        with self._counting:
+            self.count += 1
         command = tuple(argv)
         environment = dict(os.environ, PATH=_PATH, LC_ALL="C", LANGUAGE="C")
         try:

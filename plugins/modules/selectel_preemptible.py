@@ -54,6 +54,12 @@ options:
     type: list
     elements: str
     default: []
+  keep_predecessors:
+    description:
+      - Whether a server that runs beside its successor stays, also when O(allow_data_loss) names it. A successor may still have to prove
+        itself, and this module does not know whether it serves.
+    type: bool
+    default: false
   memory:
     description: What the last run returned as RV(memory); the module keeps nothing itself.
     type: dict
@@ -226,6 +232,7 @@ def argument_spec() -> dict[str, Any]:
         "fleet": {"type": "str", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "only": names,
+        "keep_predecessors": {"type": "bool", "default": False},
         "memory": {"type": "dict", "default": {}},
         "confirm": {"type": "str", "default": ""},
     }

@@ -19,7 +19,8 @@ description:
   - A declared device that is not in the pool is attached to its mirror or raidz, takes the place of the one that is no longer declared, or
     comes with a new vdev. What is in the pool and not declared is never taken out, unless O(allow_remove) names it.
   - A degraded or resilvering pool, a spare in use and a device that is offline are reported in RV(pool) and are no difference.
-  - Gives advice on the layout as warnings, with figures, and is never stopped by it.
+  - Gives advice on the layout as warnings, with figures, and is never stopped by it. Before ZFS 2.3 it looks either at how full special and
+    dedup vdevs are, or, where there are none, at the datasets.
 options:
   name:
     description:

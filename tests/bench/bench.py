@@ -29,7 +29,7 @@ from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from month import month_availability, month_cost
-from recover import recover_detect_s
+from recover import recover_detect_s, recover_failed_requests, recover_noop, recover_overhead_replaced_s, recover_overhead_s
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 from zfs_layouts import zfs_pool_layouts
@@ -95,10 +95,14 @@ FIGURES: list[Callable[[], Figure]] = [
     swarm_noop,
     cloud_states,
     cloud_fleet_restore,
-    recover_detect_s,
     zfs_pool_layouts,
     month_cost,
     month_availability,
+    recover_detect_s,
+    recover_overhead_s,
+    recover_overhead_replaced_s,
+    recover_failed_requests,
+    recover_noop,
     zfs_dataset_first,
     zfs_dataset_noop,
     iscsi_noop,

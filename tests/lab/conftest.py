@@ -37,6 +37,19 @@ def lab() -> Iterator[Lab]:
         found.down()
 
 
+@pytest.fixture(scope="module", params=["storage1", "storage12"])
+def zfs_host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A machine to try the modules on: Debian 13 with ZFS 2.3, then Debian 12 with 2.1, made new and taken down again."""
+    name = str(request.param)
+    if name == "storage1":
+        yield name
+        return
+    lab.forget(name)
+    lab.up([name])
+    yield name
+    lab.forget(name)
+
+
 @pytest.fixture
 def on(lab: Lab) -> Callable[..., str]:
     """Run a command line on a machine: ``on("storage1", "zpool list")``."""

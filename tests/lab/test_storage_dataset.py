@@ -10,6 +10,7 @@ import subprocess
 from typing import Any, Callable, Iterator
 
 import pytest
+from labkit import config
 from labkit.artifacts import python
 from labkit.config import REPO
 from labkit.lab import Lab
@@ -26,23 +27,38 @@ RAW = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHv8="
 
 
 class Storage:
-    """The module, run on storage1 in a pool of its own."""
+    """The module, run on one machine in a pool of its own."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, machine: str) -> None:
         self.lab = lab
+        self.machine = machine
         self.text = ""
+        # What the lab's inventory does not declare is declared here; its variables hold for both.
+        self.inventory = lab.paths.state / machine / "modules.json"
+        host = {machine: {"ansible_host": config.machine(machine).address}}
+        self.inventory.parent.mkdir(exist_ok=True)
+        self.inventory.write_text(json.dumps({"storage_hosts": {"hosts": host}}))
 
     def keep(self, *datasets: dict[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:
         """Run the module and return its result."""
-        argv = [*inside(self.lab.paths), str(python().with_name("ansible")), "-i", str(INVENTORY), "storage1", *options]
+        argv = [
+            *inside(self.lab.paths),
+            str(python().with_name("ansible")),
+            "-i",
+            str(INVENTORY),
+            "-i",
+            str(self.inventory),
+            self.machine,
+            *options,
+        ]
         argv += ["-m", "selfhosted.llm_stack.zfs_dataset", "-a", json.dumps({"datasets": datasets})]
         environment = {**self.lab.environment(), "ANSIBLE_NOCOLOR": "1"}
         ended = subprocess.run(argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         self.text = ended.stdout
-        result = self.text.partition("storage1 | ")[2].partition("=> ")[2]
+        result = self.text.partition(f"{self.machine} | ")[2].partition("=> ")[2]
         assert result, self.text
         # The command says so before the result, and leaves it out there.
-        return {**json.JSONDecoder().raw_decode(result)[0], "failed": "storage1 | FAILED!" in self.text}
+        return {**json.JSONDecoder().raw_decode(result)[0], "failed": f"{self.machine} | FAILED!" in self.text}
 
     def settle(self, *datasets: dict[str, Any], processes: int = 1) -> list[str]:
         """Run twice, the second time without a change and with so many commands; return the plan of the first run."""
@@ -63,16 +79,16 @@ class Storage:
 
     def zfs(self, *words: str) -> str:
         """Ask ZFS."""
-        return self.lab.ssh("storage1", "zfs " + " ".join(words)).strip()
+        return self.lab.ssh(self.machine, "zfs " + " ".join(words)).strip()
 
 
 @pytest.fixture(scope="module")
-def storage(lab: Lab) -> Iterator[Storage]:
+def storage(lab: Lab, zfs_host: str) -> Iterator[Storage]:
     """A pool on a file, with a key in another."""
     files = f"mkdir -p {FOLDER} && truncate -s 256M {FOLDER}/disk && printf %s {PASSPHRASE} > {FOLDER}/key"
-    lab.ssh("storage1", f"{files} && zpool create -m /{POOL} {POOL} {FOLDER}/disk")
-    yield Storage(lab)
-    lab.ssh("storage1", f"zpool destroy -f {POOL} && rm -r {FOLDER}")
+    lab.ssh(zfs_host, f"{files} && zpool create -m /{POOL} {POOL} {FOLDER}/disk")
+    yield Storage(lab, zfs_host)
+    lab.ssh(zfs_host, f"zpool destroy -f {POOL} && rm -r {FOLDER}")
 
 
 def test_a_first_run_and_a_run_without_a_change(storage: Storage) -> None:
@@ -182,28 +198,28 @@ def test_snapshots_holds_bookmarks_clones_promotion_and_a_new_name(storage: Stor
     }
     clone = {"name": f"{POOL}/clone", "origin": f"{POOL}/source@t", "properties": {"atime": False}}
     assert len(storage.settle(source, clone, processes=2)) == 6
-    on("storage1", f"echo precious > /{POOL}/clone/file")
+    on(storage.machine, f"echo precious > /{POOL}/clone/file")
     promoted = {**clone, "promote": True, "snapshots": [{"name": "t"}]}
     storage.settle(promoted)
     assert storage.zfs("get -H -o value origin", f"{POOL}/source") == f"{POOL}/clone@t"
     renamed = {"name": f"{POOL}/n/renamed", "renamed_from": f"{POOL}/clone", "properties": {"atime": False, "compression": "zstd-3"}}
     assert storage.settle(renamed) == [f"Rename {POOL}/clone to {POOL}/n/renamed, with all below it"]
-    assert "precious" in on("storage1", "cat /wdata-n/renamed/file")
+    assert "precious" in on(storage.machine, "cat /wdata-n/renamed/file")
 
 
 def test_a_rollback_loses_nothing_newer_unasked_and_is_done_once(storage: Storage, on: Callable[..., str]) -> None:
     dataset: dict[str, Any] = {"name": f"{POOL}/back", "snapshots": [{"name": "one"}]}
     storage.settle(dataset)
-    on("storage1", f"echo new > /{POOL}/back/file && sync")
+    on(storage.machine, f"echo new > /{POOL}/back/file && sync")
     storage.settle({**dataset, "snapshots": [{"name": "two"}], "bookmarks": [{"name": "mark", "snapshot": "two"}]})
     back: dict[str, Any] = {"name": f"{POOL}/back", "rollback": {"snapshot": "one"}}
     assert "two, #mark would be lost, being newer. List them in discard" in storage.refuse(back)
     assert len(storage.keep({**back, "rollback": {"snapshot": "one", "discard": ["two", "#mark"]}})["plan"]) == 4
-    assert on("storage1", f"ls /{POOL}/back").split() == []
-    on("storage1", f"echo later > /{POOL}/back/later && sync")
+    assert on(storage.machine, f"ls /{POOL}/back").split() == []
+    on(storage.machine, f"echo later > /{POOL}/back/later && sync")
     again = storage.keep({**back, "rollback": {"snapshot": "one", "discard": ["two", "#mark"]}})
     assert not again["changed"]
-    assert on("storage1", f"cat /{POOL}/back/later").strip() == "later"
+    assert on(storage.machine, f"cat /{POOL}/back/later").strip() == "later"
 
 
 def test_absent_is_refused_until_all_that_would_go_is_listed(storage: Storage) -> None:

@@ -14,13 +14,12 @@ import subprocess
 from typing import Any, Callable, Iterator
 
 import pytest
-from labkit import network
+from labkit import config, network
 from labkit.artifacts import python
 from labkit.lab import Lab
 
 pytestmark = pytest.mark.long
 
-MACHINE = "storage1"
 FOLDER = "/var/tmp/iscsi"
 WWN = "iqn.2026-01.lab.wiscsi:test"
 HOST = "iqn.2026-01.lab.wiscsi:host"
@@ -72,14 +71,24 @@ def target(**changes: Any) -> dict[str, Any]:
     return {"wwn": WWN, "portals": [PORTAL], "luns": disks, "acls": [acl(attributes={"nopin_timeout": 20})], **settings, **changes}
 
 
+@pytest.fixture
+def on(lab: Lab, zfs_host: str) -> On:
+    """Run a command line on the storage host."""
+    return lambda command, **options: lab.ssh(zfs_host, command, **options)
+
+
 @pytest.fixture(scope="module")
-def run(lab: Lab) -> Iterator[Run]:
+def run(lab: Lab, zfs_host: str) -> Iterator[Run]:
     """Run the module on the storage host, and leave nothing of this file behind."""
+    # Not every machine of the lab is one of the inventory's.
+    hosts = lab.paths.state / zfs_host / "iscsi.json"
+    hosts.parent.mkdir(exist_ok=True)
+    hosts.write_text(json.dumps({"storage_hosts": {"hosts": {zfs_host: {"ansible_host": config.machine(zfs_host).address}}}}))
+    inventory = ["-i", str(lab.paths.state.parent / "inventories" / "lab"), "-i", str(hosts)]
 
     def call(*targets: dict[str, Any], check: bool = False) -> dict[str, Any]:
         options = json.dumps({"targets": targets, "save_file": f"{FOLDER}/saveconfig.json"})
-        inventory = lab.paths.state.parent / "inventories" / "lab"
-        argv = [*network.inside(lab.paths), str(python().with_name("ansible")), "-i", str(inventory), MACHINE, "--diff"]
+        argv = [*network.inside(lab.paths), str(python().with_name("ansible")), *inventory, zfs_host, "--diff"]
         argv += ["-m", "selfhosted.llm_stack.iscsi_target", "-a", options, *(["--check"] if check else [])]
         environment = {**lab.environment(), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal"}
         ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
@@ -89,16 +98,16 @@ def run(lab: Lab) -> Iterator[Run]:
         return {**json.JSONDecoder().raw_decode(text)[0], "head": head}
 
     def tidy() -> None:
-        lab.ssh(MACHINE, f"touch {FOLDER}/stop; iscsiadm -m node -T {WWN} --logout; iscsiadm -m node -T {WWN} -o delete", check=False)
-        lab.ssh(MACHINE, "iscsiadm -m iface -I wiscsi -o delete", check=False)
+        lab.ssh(zfs_host, f"touch {FOLDER}/stop; iscsiadm -m node -T {WWN} --logout; iscsiadm -m node -T {WWN} -o delete", check=False)
+        lab.ssh(zfs_host, "iscsiadm -m iface -I wiscsi -o delete", check=False)
         assert "msg" not in call({"wwn": WWN, "state": "absent", "confirm": WWN})
-        lab.ssh(MACHINE, f"rm -rf {FOLDER}; mkdir -p {FOLDER}")
+        lab.ssh(zfs_host, f"rm -rf {FOLDER}; mkdir -p {FOLDER}")
 
-    lab.ssh(MACHINE, f"mkdir -p {FOLDER}")
+    lab.ssh(zfs_host, f"mkdir -p {FOLDER}")
     tidy()
     yield call
     tidy()
-    lab.ssh(MACHINE, f"test ! -e {GROUP} && ! ls -d {CORE}/*/wit* 2>/dev/null && rm -rf {FOLDER}")
+    lab.ssh(zfs_host, f"test ! -e {GROUP} && ! ls -d {CORE}/*/wit* 2>/dev/null && rm -rf {FOLDER}")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +117,7 @@ def there(run: Run) -> dict[str, Any]:
 
 
 @pytest.fixture
-def state(lab: Lab) -> Callable[[], dict[str, Any]]:
+def state(lab: Lab, zfs_host: str) -> Callable[[], dict[str, Any]]:
     """What runs, as rtslib tells it."""
 
     def read() -> dict[str, Any]:
@@ -117,7 +126,7 @@ def state(lab: Lab) -> Callable[[], dict[str, Any]]:
             f"print(json.dumps([[s.dump() for s in root.storage_objects if s.name.startswith('wit')], "
             f"[t.dump() for t in root.targets if t.wwn == '{WWN}']]))"
         )
-        return dict(zip(("stores", "targets"), json.loads(lab.ssh(MACHINE, f'python3 -W ignore -c "{program}"'))))
+        return dict(zip(("stores", "targets"), json.loads(lab.ssh(zfs_host, f'python3 -W ignore -c "{program}"'))))
 
     return read
 
@@ -126,13 +135,13 @@ def test_check_mode_creates_nothing(run: Run, on: On) -> None:
     told = run(target(), check=True)
     assert told["changed"]
     assert told["plan"][-1].startswith("Save the configuration")
-    assert on(MACHINE, f"test -e {GROUP} || test -e {FOLDER}/wit0.img || echo nothing").strip() == "nothing"
+    assert on(f"test -e {GROUP} || test -e {FOLDER}/wit0.img || echo nothing").strip() == "nothing"
 
 
 def test_a_target_is_created_closed_first_and_then_nothing_is_to_do(run: Run, there: dict[str, Any], on: On) -> None:
     assert there["serials"].keys() == {"wit0", "wit1"}
-    assert on(MACHINE, f"cat {GROUP}/enable {GROUP}/attrib/authentication").split() == ["1", "1"]
-    assert on(MACHINE, f"stat -c %a {FOLDER}/saveconfig.json").strip() == "600"
+    assert on(f"cat {GROUP}/enable {GROUP}/attrib/authentication").split() == ["1", "1"]
+    assert on(f"stat -c %a {FOLDER}/saveconfig.json").strip() == "600"
     again = run(target())
     assert (again["changed"], again["plan"], again["saved_drift"], again["serials"]) == (False, [], [], there["serials"])
 
@@ -156,7 +165,7 @@ DRIFT = [
 @pytest.mark.usefixtures("there")
 def test_drift_of_every_kind_is_found_and_repaired(run: Run, on: On, state: Callable[[], dict[str, Any]]) -> None:
     before = state()
-    on(MACHINE, " && ".join(alter for alter, _sentence in DRIFT))
+    on(" && ".join(alter for alter, _sentence in DRIFT))
     told = run(target())
     assert sorted(told["plan"][:-1]) == sorted(sentence for _alter, sentence in DRIFT)
     assert len(told["saved_drift"]) >= len(DRIFT)
@@ -181,11 +190,11 @@ def test_drift_that_would_exchange_a_disk_is_refused(run: Run, state: Callable[[
 
 @pytest.mark.usefixtures("there")
 def test_a_file_grows_with_its_serial_and_its_data(run: Run, on: On, there: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
-    on(MACHINE, f"echo kept | dd of={FOLDER}/wit1.img conv=notrunc status=none")
+    on(f"echo kept | dd of={FOLDER}/wit1.img conv=notrunc status=none")
     grown = run(target(luns=[lun(0), lun(1, size="24MiB")]))
     assert grown["serials"] == there["serials"]
     assert {store["name"]: store["size"] for store in state()["stores"]} == {"wit0": 16 * 1024**2, "wit1": 24 * 1024**2}
-    assert on(MACHINE, f"head -c 4 {FOLDER}/wit1.img; stat -c ' %s' {FOLDER}/wit1.img").split() == ["kept", str(24 * 1024**2)]
+    assert on(f"head -c 4 {FOLDER}/wit1.img; stat -c ' %s' {FOLDER}/wit1.img").split() == ["kept", str(24 * 1024**2)]
 
 
 GROWN = [lun(0), lun(1, size="24MiB")]
@@ -196,10 +205,10 @@ def test_a_session_under_load_survives_all_but_what_it_allows(
 ) -> None:
     run(target(luns=GROWN))
     session = log_in(on)
-    request.addfinalizer(lambda: on(MACHINE, f"touch {FOLDER}/stop; sleep 2; iscsiadm -m node -T {WWN} --logout", check=False))
+    request.addfinalizer(lambda: on(f"touch {FOLDER}/stop; sleep 2; iscsiadm -m node -T {WWN} --logout", check=False))
     disk = f"/dev/disk/by-path/ip-{PORTAL}-iscsi-{WWN}-lun-0"
-    on(MACHINE, f"rm -f {FOLDER}/stop; udevadm wait --timeout=100 {disk} && cat > {FOLDER}/writer.py", stdin=WRITER)
-    on(MACHINE, f"systemd-run --quiet --collect --unit=wiscsi-writer python3 {FOLDER}/writer.py {disk}")
+    on(f"rm -f {FOLDER}/stop; udevadm wait --timeout=100 {disk} && cat > {FOLDER}/writer.py", stdin=WRITER)
+    on(f"systemd-run --quiet --collect --unit=wiscsi-writer python3 {FOLDER}/writer.py {disk}")
     declared = target(luns=[*GROWN, lun(2)], acls=[acl(mapped_luns=[{"lun": index} for index in range(3)])])
     told = run(declared)
     assert told.get("changed"), told
@@ -213,17 +222,17 @@ def test_a_session_under_load_survives_all_but_what_it_allows(
     assert written(on)
     assert not run(declared)["changed"]
     before = state()
-    file = on(MACHINE, f"cat {FOLDER}/saveconfig.json")
+    file = on(f"cat {FOLDER}/saveconfig.json")
     refused(run, declared, before, state)
     failed = run({**declared, "luns": [*declared["luns"], lun(3)], "portals": [PORTAL, TAKEN]})
     assert "Everything this run had changed was taken back: all is as it was before." in failed["msg"]
     assert not failed["changed"]
     assert state() == before
-    assert on(MACHINE, f"cat {FOLDER}/saveconfig.json") == file
+    assert on(f"cat {FOLDER}/saveconfig.json") == file
     assert written(on)
     assert log_in_number(on) == session
-    on(MACHINE, f"touch {FOLDER}/stop; for i in $(seq 60); do test -e {FOLDER}/outcome && break; sleep 1; done")
-    assert on(MACHINE, f"cat {FOLDER}/outcome") == "no error"
+    on(f"touch {FOLDER}/stop; for i in $(seq 60); do test -e {FOLDER}/outcome && break; sleep 1; done")
+    assert on(f"cat {FOLDER}/outcome") == "no error"
 
 
 def refused(run: Run, declared: dict[str, Any], before: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
@@ -247,26 +256,24 @@ def refused(run: Run, declared: dict[str, Any], before: dict[str, Any], state: C
 
 def log_in(on: On) -> str:
     """Log in by an interface with a name of its own, and return the number of the session."""
-    on(MACHINE, "iscsiadm -m iface -I wiscsi -o new && iscsiadm -m iface -I wiscsi -o update -n iface.initiatorname -v " + HOST)
+    on("iscsiadm -m iface -I wiscsi -o new && iscsiadm -m iface -I wiscsi -o update -n iface.initiatorname -v " + HOST)
     node = f"iscsiadm -m node -T {WWN} -p {PORTAL} -I wiscsi"
-    on(MACHINE, f"{node} -o new")
+    on(f"{node} -o new")
     chap = {"node.session.auth.authmethod": "CHAP", "node.session.auth.username": "host", "node.session.auth.password": PASSWORD}
     # An emulated machine that waits for its turn answers no ping in time: that is not what is asked here.
     patience = {"node.conn[0].timeo.noop_out_interval": "0", "node.session.timeo.replacement_timeout": "600"}
     settings = {**chap, **patience}
-    on(MACHINE, " && ".join(f"{node} -o update -n '{name}' -v {value}" for name, value in settings.items()))
-    on(MACHINE, f"{node} --login")
+    on(" && ".join(f"{node} -o update -n '{name}' -v {value}" for name, value in settings.items()))
+    on(f"{node} --login")
     return log_in_number(on)
 
 
 def log_in_number(on: On) -> str:
-    return on(MACHINE, f"iscsiadm -m session | grep '{WWN} ' | cut -d' ' -f2").strip()
+    return on(f"iscsiadm -m session | grep '{WWN} ' | cut -d' ' -f2").strip()
 
 
 def written(on: On) -> bool:
     """Whether the writer goes on; it is given a minute for its next round."""
     now = f"$(cat {FOLDER}/rounds 2>/dev/null)"
     wait = f'for i in $(seq 120); do test "{now}" != "$first" && break; test -e {FOLDER}/outcome && break; sleep 0.5; done'
-    return (
-        on(MACHINE, f'first="{now}"; {wait}; test "{now}" != "$first" && ! test -e {FOLDER}/outcome && echo goes on').strip() == "goes on"
-    )
+    return on(f'first="{now}"; {wait}; test "{now}" != "$first" && ! test -e {FOLDER}/outcome && echo goes on').strip() == "goes on"

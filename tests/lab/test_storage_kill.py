@@ -18,7 +18,6 @@ from labkit.modules import MODULES, program
 
 pytestmark = pytest.mark.long
 
-MACHINE = "storage1"
 FOLDER = "/var/tmp/kill"
 POOL = "wkill"
 WWN = "iqn.2026-01.lab.wkill:test"
@@ -52,10 +51,11 @@ class Machine:
     """The storage host, with the modules on it."""
 
     lab: Lab
+    name: str
 
     def on(self, command: str, *, stdin: str = "", check: bool = True) -> str:
         """Run a command line there."""
-        return self.lab.ssh(MACHINE, command, stdin=stdin, check=check, seconds=600).strip()
+        return self.lab.ssh(self.name, command, stdin=stdin, check=check, seconds=600).strip()
 
     def run(self, module: str, options: dict[str, Any], *, killed: bool = False) -> dict[str, Any]:
         """Run a module; nothing comes back when it was killed."""
@@ -79,9 +79,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(lab: Lab) -> Iterator[Machine]:
+def machine(lab: Lab, zfs_host: str) -> Iterator[Machine]:
     """A pool on a file, and nothing of it afterwards."""
-    there = Machine(lab)
+    there = Machine(lab, zfs_host)
     there.on(
         f"zpool destroy -f {POOL} 2>/dev/null; rm -rf {FOLDER} && mkdir -p {FOLDER}/program && base64 -d | tar xz -C {FOLDER}/program",
         stdin=program(),

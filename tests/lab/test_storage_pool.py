@@ -46,14 +46,15 @@ def single(use: str, letter: str) -> dict[str, Any]:
 
 
 class Storage:
-    """The module, run on storage1 itself: what a connection costs is no matter here."""
+    """The module, run on the machine itself: what a connection costs is no matter here."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, machine: str) -> None:
         self.lab = lab
+        self.machine = machine
 
     def on(self, command: str, *, stdin: str = "", check: bool = True) -> str:
         """Run a command line on the machine."""
-        return self.lab.ssh("storage1", command, stdin=stdin, check=check, seconds=600).strip()
+        return self.lab.ssh(self.machine, command, stdin=stdin, check=check, seconds=600).strip()
 
     def answer(self, *, kill_after: int = 0, name: str = POOL, **options: Any) -> str:
         """What the module prints; nothing when it is killed."""
@@ -92,9 +93,9 @@ class Storage:
 
 
 @pytest.fixture(scope="module")
-def storage(lab: Lab) -> Iterator[Storage]:
+def storage(lab: Lab, zfs_host: str) -> Iterator[Storage]:
     """Blank files for disks, the module beside them, and nothing of it afterwards."""
-    machine = Storage(lab)
+    machine = Storage(lab, zfs_host)
     machine.on(f"rm -rf {FOLDER} && mkdir -p {FOLDER}/program && base64 -d | tar xz -C {FOLDER}/program", stdin=program())
     machine.on("cat > /usr/local/sbin/zpool && chmod 755 /usr/local/sbin/zpool", stdin=KILLER)
     # ZFS keeps 128 MiB free when it removes a vdev: what stays must have more than that.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -72,6 +73,8 @@ def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origi
     served = place / "top" / "models"
     served.mkdir(parents=True)
     made = [str(python()), str(REPO / "tests" / "standins" / "tiny_gguf.py"), str(served / "tiny.gguf"), "--name", "tiny"]
+    # `make bench` asks for a model of a size that takes time to copy.
+    made += ["--size", os.environ.get("LLM_LAB_MODEL_BYTES", "0")]
     entry = json.loads(subprocess.run(made, check=True, capture_output=True, text=True).stdout)
     (served / "manifest.json").write_text(json.dumps({"models": [entry]}))
     certificate, key = place / "tls.crt", place / "tls.key"
@@ -149,10 +152,11 @@ def load(converged: Lab, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]
         patience: float = 60,
         address: str = "",
         trust: bool = True,
+        times: bool = False,
     ) -> subprocess.Popen[str]:
         address = address or ",".join(converged.get(edge).spec.address for edge in edges)
         argv = [*network.inside(converged.paths), str(python()), str(HERE / "load.py"), address, str(certificate) if trust else ""]
-        argv += [str(clients), str(seconds), str(first_token), str(patience)]
+        argv += [str(clients), str(seconds), str(first_token), str(patience), *(["times"] if times else [])]
         started = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert started.stdin is not None
         started.stdin.write("lab-only-api-key\n")

@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 
 
 class Load:
@@ -34,7 +34,8 @@ class Load:
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         question = {"model": "tiny", "messages": [{"role": "user", "content": "Are you there?"}]}
         self.body = json.dumps({**question, "standin": {"tokens": 1, "first_token_s": first_token}})
-        self.engines: Counter[str] = Counter()
+        # When each engine answered, in seconds since 1970.
+        self.times: dict[str, list[float]] = defaultdict(list)
         self.failures: list[str] = []
         self.slowest, self.gap = 0.0, 0.0
         self.answered = time.monotonic()
@@ -74,7 +75,7 @@ class Load:
             if outcome:
                 self.failures.append(f"at {time.time():.1f}: {outcome}")
             else:
-                self.engines[engine] += 1
+                self.times[engine].append(round(time.time(), 2))
                 self.gap = max(self.gap, time.monotonic() - self.answered)
                 self.answered = time.monotonic()
         if outcome:
@@ -96,12 +97,14 @@ class Load:
 
 
 def main(argv: list[str]) -> None:
-    addresses, certificate, clients, seconds, first_token, patience = argv
+    addresses, certificate, clients, seconds, first_token, patience, *more = argv
     load = Load(addresses, certificate, sys.stdin.readline().strip(), float(first_token), float(patience))
     signal.signal(signal.SIGTERM, lambda *_: load.over.set())
     load.run(int(clients), float(seconds))
-    times = {"slowest": round(load.slowest, 2), "gap": round(load.gap, 2)}
-    print(json.dumps({"engines": load.engines, "failures": load.failures, **times}))
+    engines = {engine: len(times) for engine, times in load.times.items()}
+    worst = {"slowest": round(load.slowest, 2), "gap": round(load.gap, 2)}
+    times = {"times": load.times} if "times" in more else {}
+    print(json.dumps({"engines": engines, "failures": load.failures, **worst, **times}))
 
 
 if __name__ == "__main__":

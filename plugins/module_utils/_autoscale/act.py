@@ -68,7 +68,8 @@ def brought_back(run: Run, recovery: Recovery, *, observed: Observed, desired: F
     declared = {str(one["name"]): one for one in options["servers"]}
     servers = [{**declared.get(one["name"], {}), **one} for one in acting["servers"]]
     planned = {"name_pattern": None, "count": None, "placements": [], "allow_regular": False, "servers": servers, "only": names}
-    spec = fleet_spec({**options, **planned, "state": "present", "memory": {}})
+    # Whether a successor serves is for recover.yml to find out.
+    spec = fleet_spec({**options, **planned, "keep_predecessors": True, "state": "present", "memory": {}})
     run.memory = {key: dict(value) for key, value in recovery.notes.memory.items()}
     # What was seen under the lock a moment ago is the present: another look would cost seconds.
     plan = run.plan(observed.fleet, spec)

@@ -15,7 +15,7 @@ from .probe import BlockDevice
 MIB = 1 << 20
 REST = 0
 _UNITS = {"MIB": MIB, "GIB": 1 << 30, "TIB": 1 << 40}
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,35}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,35}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,6 @@ def _disk(option: Mapping[str, Any]) -> WantedDisk:
 
 def _partition(entry: Mapping[str, Any], device: str) -> Partition:
     name = entry["name"]
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise BadInput(f"The partition name {name!r} of {device} may hold letters, digits and . _ - only, at most 36 of them.")
     return Partition(name, parse_size(entry["size"], where=f"partition {name} of {device}"))

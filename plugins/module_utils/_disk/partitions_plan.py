@@ -26,8 +26,14 @@ def plan(state: State, wanted: Iterable[WantedDisk], wipe: Collection[str]) -> P
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
     confirmed = {os.path.realpath(path) for path in wipe} | set(wipe)
+    seen: dict[str, str] = {}
     for want in wanted:
         found = state.disks[want.device]
+        other = seen.setdefault(found.device.real, want.device)
+        if other != want.device and found.device.exists:
+            twice = f"{other} and {want.device} are the same disk. Declare it once, with all its partitions."
+            refusals.append(Refusal(want.device, twice))
+            continue
         if matches(found.table, want.partitions):
             continue
         reason = _refusal(found, want, may_wipe=not confirmed.isdisjoint({want.device, found.device.real}))

@@ -15,8 +15,8 @@ from .fields import check_unique, parse_settings, parse_wwn
 from .model import Acl, MappedLun
 from .wanted import WantedLun
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
-_SERIAL = re.compile(r"^[0-9A-Fa-f-]{16,64}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_SERIAL = re.compile(r"[0-9A-Fa-f-]{16,64}")
 _SECTOR = 512
 
 
@@ -36,9 +36,9 @@ def _lun(option: Mapping[str, Any], wwn: str) -> WantedLun:
     where = f"LUN {index} of target {wwn}"
     if not 0 <= index <= 255:
         raise BadInput(f"LUN {index} of target {wwn} is outside 0 to 255. Choose a free index in that range.")
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise BadInput(f"The LUN name {name!r} of target {wwn} may hold letters, digits and . _ : - only, at most 64 of them.")
-    if serial and not _SERIAL.match(serial):
+    if serial and not _SERIAL.fullmatch(serial):
         raise BadInput(f"The serial {serial!r} of {where} is no UUID. Leave it out to have one derived from the names.")
     plugin = option.get("plugin") or "block"
     device = _device(option["device"], plugin, where)

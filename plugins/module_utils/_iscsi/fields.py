@@ -15,7 +15,7 @@ from .model import DEFAULT_PORT, Portal
 _WWN = re.compile(r"^(iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[^\s_/]+\.[^\s_/]+|eui\.[0-9a-f]{16}|naa\.[125][0-9a-f]{15})$")
 # RFC 7143, 4.2.7.1.
 _LONGEST_WWN = 223
-_SETTING = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
+_SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 def parse_wwn(text: str, option: str) -> str:
@@ -67,7 +67,7 @@ def parse_settings(
     """
     settings = {}
     for name, value in (given or {}).items():
-        if not _SETTING.match(str(name)):
+        if not _SETTING.fullmatch(str(name)):
             raise BadInput(f"The {what} {name!r} is no name the kernel knows. Use letters, digits and underscores only.")
         if forbidden and name in forbidden:
             raise BadInput(f"The {what} {name} cannot be set here. {forbidden[name]}")

@@ -114,6 +114,11 @@ def _usable(draft: Draft, want: WantedTarget, lun: WantedLun) -> bool:
     """Whether a new backstore can be put on what is declared."""
     device = draft.state.devices.get(lun.device, Device(lun.device, exists=False))
     where = f"LUN {lun.index} of {want.group}"
+    twin = next((store for store in draft.made.values() if device.real and _real(draft, store.device) == device.real), None)
+    if twin:
+        same = f"is the same as {twin.device} behind {twin.name}: two disks for initiators that overwrite each other. Declare it once."
+        draft.refuse(lun.device, f"{lun.device}, declared for {where}, {same}")
+        return False
     if not device.exists:
         return _may_be_missing(draft, lun, device, where)
     holder = next((store.name for store in draft.state.backstores if _serves(draft, store, device)), None)
@@ -140,6 +145,10 @@ def _unfit_file(lun: WantedLun, device: Device) -> str:
             "Declare at least its size."
         )
     return ""
+
+
+def _real(draft: Draft, path: str) -> str:
+    return draft.state.devices.get(path, Device(path, exists=False)).real
 
 
 def _serves(draft: Draft, store: Backstore, device: Device) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Mapping
 
 from .._errors import StackError
+from .._iscsi.fields import parse_portal
 
 _LOGIN_REQUEST, _LOGIN_RESPONSE = 0x43, 0x23
 _TRANSIT, _SECURITY, _OPERATIONAL = 0x80, 0, 1
@@ -35,7 +36,7 @@ _STATUSES = {
 class Login:
     """Who logs in where.
 
-    :param portal: address and port; an IPv6 address stands in brackets.
+    :param portal: address, with the port where it is not 3260.
     :param userid: CHAP user; empty where the target asks for none.
     :param mutual_password: with which the target proves itself; empty where it need not.
     """
@@ -57,9 +58,9 @@ class _Answer:
 
 def address_of(portal: str) -> tuple[str, int]:
     """Where to connect to: a portal that listens everywhere is asked on the loopback address."""
-    host, _separator, port = portal.rpartition(":")
-    host = host.strip("[]")
-    return _LOOPBACK.get(host, host), int(port)
+    found = parse_portal(portal, "that was asked")
+    host = found.address.strip("[]")
+    return _LOOPBACK.get(host, host), found.port
 
 
 def log_in(login: Login, *, timeout: float = 30.0) -> str:

@@ -22,6 +22,8 @@ from .states import BROKEN, GONE, INTERRUPTED, SETTLING, START, has_run, kind_of
 
 # Polls in a row that show a server shelved and idle, where the cloud does not tell how the restore ended.
 _STILL_SHELVED = 4
+# Seconds between two looks at a server that is being restored; the first come sooner.
+_LONGEST_LOOK = 2.0
 _NEW = ("created", "replaced", "succeeded", "adopted")
 
 
@@ -242,16 +244,18 @@ class Ladder:
 
     def _await_restore(self, cloud: Cloud, server: Server, *, refusal: str) -> Server:
         """Wait for a restore; Nova gives one up for lack of room without a word: the server is shelved and idle again."""
-        idle = 0
+        idle, delay = 0, 0.5
         server = look_at(cloud, server)
         while kind_of(server) in (INTERRUPTED, SETTLING):
+            # A whole fleet that asks twice a second would keep the cloud from its work.
+            delay = min(1.5 * delay, _LONGEST_LOOK)
             if kind_of(server) == INTERRUPTED:
                 idle += 1
                 if idle >= _STILL_SHELVED or (not refusal and self._restore_failed(cloud, server)):
                     why = f"{server.id} cannot be restored: {refusal}" if refusal else f"there is no capacity to restore {server.id}"
                     raise RungFailed(f"{why}: it stays {server.status}")
             try:
-                cloud.watch.pause(min(0.5 * 1.5**idle, 3.0))
+                cloud.watch.pause(delay)
             except OutOfTime as over:
                 raise OutOfTime(f"{over} while {server.id} was being restored ({server.status})") from over  # pylint: disable=bad-exception-cause
             server = look_at(cloud, server)

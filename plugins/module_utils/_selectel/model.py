@@ -316,6 +316,7 @@ class FleetSpec:
     """A fleet as it should be.
 
     :param only: the servers to work on; all when empty.
+    :param keep_predecessors: a server that runs beside its successor stays, also where its disk may be lost.
     :param max_age: seconds after which a server is marked for rotation.
     :param demote_for: seconds a placement that failed goes to the end of the list.
     """
@@ -337,6 +338,7 @@ class FleetSpec:
     to_regular: tuple[str, ...] = ()
     allow_data_loss: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    keep_predecessors: bool = False
     max_age: float | None = None
     demote_for: float = 1800.0
     deadline: float = 900.0

@@ -90,13 +90,13 @@ def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, now: 
     superseded = {name for server in servers for name in server.replaces}
     alive = sorted((server for kind, server in kinds if kind in ALIVE), key=lambda one: (one.id in superseded, *one.age_key))
     broken = [server for kind, server in kinds if kind == BROKEN]
+    retires = slot in desired.allow_data_loss and not spec.successor and not desired.keep_predecessors
     # Who made the loser deletes it; only when that run must be over, this one does.
     doomed = [server for server in broken if not has_run(server)]
     doomed += [
         server
         for server in alive[1:]
-        if (server.id in superseded and slot in desired.allow_data_loss and not spec.successor)
-        or (server.id not in superseded and now - server.created_at > desired.deadline)
+        if (server.id in superseded and retires) or (server.id not in superseded and now - server.created_at > desired.deadline)
     ]
     interrupted = sorted((server for kind, server in kinds if kind == INTERRUPTED), key=lambda one: one.age_key, reverse=True)
     if alive and slot in desired.allow_data_loss:
@@ -454,11 +454,7 @@ def _views(work: Work, rungs: list[Rung]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _warnings(works: tuple[Work, ...], current: Fleet, desired: FleetSpec) -> list[str]:
-    found = [
-        f"{work.slot.name} has a second server {one.id} ({one.status}): it belongs to another run, or was brought back by hand"
-        for work in works
-        for one in work.spare
-    ]
+    found = [f"{work.slot.name} has a second server {one.id} ({one.status}): {_why_two(work, one)}" for work in works for one in work.spare]
     names = {slot.name for slot in desired.slots}
     found += [
         f"The fleet {desired.fleet} has a server {one.slot or one.name} ({one.id}) that is not declared; remove it with state absent"
@@ -466,3 +462,10 @@ def _warnings(works: tuple[Work, ...], current: Fleet, desired: FleetSpec) -> li
         if one.slot not in names and kind_of(one) in (*ALIVE, INTERRUPTED, BROKEN)
     ]
     return found
+
+
+def _why_two(work: Work, spare: Server) -> str:
+    """Return how a slot may have come by a second server."""
+    if work.server and spare.id in work.server.replaces:
+        return f"{work.server.id} is its successor, and it goes once that one serves: recover.yml sees to it"
+    return "it belongs to another run, or was brought back by hand"

@@ -68,6 +68,7 @@ def fleet_spec(options: Mapping[str, Any]) -> FleetSpec:
         to_regular=tuple(options["switch_to_regular"]),
         allow_data_loss=tuple(options["allow_data_loss"]),
         only=tuple(options.get("only") or ()),
+        keep_predecessors=bool(options.get("keep_predecessors")),
         max_age=checked_seconds("max_age", options["max_age"]),
         demote_for=options["demote_for"],
         deadline=options["deadline"],

@@ -12,7 +12,7 @@ from typing import Any, Mapping
 from .._errors import BadInput
 from .values import as_text
 
-_PROPERTY = re.compile(r"^[^\s,=]+$")
+_PROPERTY = re.compile(r"(?!-)[^\s,=]+")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Value:
 def texts(properties: Mapping[str, Any]) -> dict[str, str]:
     """Properties as ZFS spells them."""
     for name in properties:
-        if not _PROPERTY.match(str(name)):
+        if not _PROPERTY.fullmatch(str(name)):
             raise BadInput(f"{name!r} is not the name of a ZFS property.")
     return {str(name): as_text(str(name), value) for name, value in properties.items()}

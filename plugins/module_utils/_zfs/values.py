@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import BadInput
 
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTPEZ]?)(?:I?B)?$")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTPEZ])(?:I?B)?|B)?")
 _POWERS = {unit: 1024**power for power, unit in enumerate(["", "K", "M", "G", "T", "P", "E", "Z"])}
 _NOTHING = frozenset({"", "-", "none"})
 # Read back, these mean "no limit": quotas are 0 with -p, limits on a count are the largest number on some versions.
@@ -21,8 +21,10 @@ _SPELLINGS: dict[tuple[str, str], frozenset[str]] = {
     ("acltype", "posixacl"): frozenset({"posix"}),
     ("compression", "gzip-6"): frozenset({"gzip"}),
     ("compression", "zstd-3"): frozenset({"zstd"}),
+    ("compression", "zstd-fast-1"): frozenset({"zstd-fast"}),
     ("encryption", "on"): frozenset({"aes-256-gcm", "aes-256-ccm"}),
     ("volmode", "full"): frozenset({"geom"}),
+    ("volmode", "geom"): frozenset({"full"}),
     ("xattr", "on"): frozenset({"dir", "sa"}),
 }
 
@@ -40,8 +42,12 @@ def as_text(name: str, value: Any) -> str:
 
 def as_size(text: str) -> int | None:
     """Bytes of C(32K), C(1M), C(8GiB) or C(1048576); None for what is not a size."""
-    found = _SIZE.match(text.strip().upper())
-    return round(float(found.group(1)) * _POWERS[found.group(2)]) if found else None
+    found = _SIZE.fullmatch(text.strip().upper())
+    if not found:
+        return None
+    number, power = found.group(1), _POWERS[found.group(2) or ""]
+    # As libzfs does it: a fraction of a byte is dropped, and whole numbers are never made into a float.
+    return int(float(number) * power) if "." in number else int(number) * power
 
 
 def show_size(size: int) -> str:

@@ -25,6 +25,9 @@ AnyMachine = Union[VirtualMachine, ContainerMachine]
 # An emulated machine on a busy host may take minutes.
 BOOT_SECONDS = 600
 
+# A container machine was found once whose network settings could not be written, which keeps Docker from starting.
+_UP = "{ test -w /proc/sys/net/ipv4/ip_forward || /usr/local/sbin/lab-writable; } >&2; echo up"
+
 
 class Lab:
     """One checkout's lab."""
@@ -304,7 +307,7 @@ class Lab:
         """
         deadline = time.monotonic() + seconds
         for name in names:
-            while self.ssh(name, "echo up", check=False, seconds=30).strip() != "up":
+            while self.ssh(name, _UP, check=False, seconds=30).strip() != "up":
                 if not self.get(name).running:
                     raise LabError(f"{name} ended while booting; its last words are in {self.paths.of(name)}.")
                 if time.monotonic() > deadline:

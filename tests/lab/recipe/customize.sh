@@ -55,12 +55,21 @@ cp "$root/boot/initrd.img-$kernel" "$root/boot/initrd.img"
 # A container machine's control groups and network settings are mounted read-only; Docker needs to write there.
 cat > "$root/usr/local/sbin/lab-writable" <<'SCRIPT'
 #!/bin/sh
-set -e
+# A mount may be busy for a moment while other machines start; what cannot be had keeps nothing from the rest.
+status=0
+writable() {
+  for _ in 1 2 3 4 5; do
+    mount -o remount,bind,rw "$1" && return
+    sleep 0.2
+  done
+  status=1
+}
 while read -r _ _ _ _ at _; do
-  case $at in /sys/fs/cgroup*) mount -o remount,bind,rw "$at" ;; esac
+  case $at in /sys/fs/cgroup*) writable "$at" ;; esac
 done < /proc/self/mountinfo
 mount --bind /proc/sys/net /proc/sys/net
-mount -o remount,bind,rw /proc/sys/net
+writable /proc/sys/net
+exit $status
 SCRIPT
 chmod 0755 "$root/usr/local/sbin/lab-writable"
 cat > "$root/etc/systemd/system/lab-writable.service" <<'UNIT'

@@ -137,6 +137,16 @@ def test_refusals_say_what_why_and_what_next(name: str) -> None:
     assert refusal.reason.endswith(".")
 
 
+def test_one_disk_by_two_names_is_refused_even_when_it_may_be_wiped() -> None:
+    both = [DEVICE, f"{DEVICE}-too"]
+    found = State({name: disk().disks[DEVICE] for name in both})
+    wanted = parse_disks([{"device": name, "partitions": [{"name": "data", "size": "rest"}]} for name in both])
+    made = plan(found, wanted, both)
+    assert [refusal.reason for refusal in made.refusals] == [
+        f"{DEVICE} and {DEVICE}-too are the same disk. Declare it once, with all its partitions."
+    ]
+
+
 def test_partitions_that_do_not_fit_are_refused() -> None:
     (refusal,) = planned(disk(), partitions=[("a", "7GiB"), ("b", "1GiB")]).refusals
     assert refusal.reason == f"The partitions declared for {DEVICE} need 8194MiB with the tables, and it has 8GiB. Declare smaller ones."

@@ -271,6 +271,17 @@ REFUSED: dict[str, tuple[State, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_one_file_by_two_names_is_not_two_disks(there: bool) -> None:
+    one, other = (Device(path, exists=there, is_block=False, is_file=there, real="/srv/a.img") for path in ("/srv/a.img", "/link/a.img"))
+    found = parse.read_state(EMPTY, saved=None, devices=[one, other])
+    declared = option(luns=[FILE, {**FILE, "lun": 1, "name": "disk1", "device": "/link/a.img"}])
+    assert [refusal.reason for refusal in planned(found, declared).refusals] == [
+        f"/link/a.img, declared for LUN 1 of target {WWN}, is the same as /srv/a.img behind disk0: two disks for initiators that overwrite "
+        "each other. Declare it once."
+    ]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_say_what_why_and_what_next(name: str) -> None:
     found, declared, reason = REFUSED[name]

@@ -150,6 +150,8 @@ def test_nobody_at_the_port_is_told(target: Target) -> None:
         ("0.0.0.0:3261", ("127.0.0.1", 3261)),
         ("[::]:3260", ("::1", 3260)),
         ("[fd00::1]:3260", ("fd00::1", 3260)),
+        ("10.0.0.1", ("10.0.0.1", 3260)),
+        ("fd00::1", ("fd00::1", 3260)),
     ],
 )
 def test_portals_lead_to_addresses(portal: str, address: tuple[str, int]) -> None:

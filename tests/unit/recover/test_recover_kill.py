@@ -95,7 +95,8 @@ def test_killed_after_each_of_its_tasks_the_next_run_goes_on(whole: Control, ami
         if ended.returncode == 0:
             assert at > 15
             return
-        assert ended.returncode == 128 + signal.SIGKILL
+        # `timeout` ends as what it watches did.
+        assert ended.returncode == -signal.SIGKILL
     raise AssertionError(f"a run has more than {ROOM} tasks")
 
 

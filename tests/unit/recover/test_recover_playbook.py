@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
 import time
 
 import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import CONTENT, NAME
 from controlkit import FLEET, Control, age, ids, summary
+from fleetkit import run_fleet
 from standin_cloud import StandinCloud
 from standin_swarm import node_of
 
@@ -117,6 +120,9 @@ def test_a_successor_whose_engine_is_silent_costs_nobody_the_predecessor(whole: 
     assert ended.returncode != 0
     assert "answered nothing within 20" in " ".join(ended.stdout.split())
     assert set(servers.values()) <= set(whole.cloud.servers)
+    # site.yml does not know better, though the disk may be lost and nobody holds the lock.
+    assert whole.play("provision").returncode == 0
+    assert set(servers.values()) <= set(whole.cloud.servers)
     whole.swarm.without_engine = set()
     ended = whole.recover()
     assert ended.returncode == 0
@@ -148,6 +154,15 @@ def test_a_budget_as_a_string_is_kept(control: Control) -> None:
     assert set(said["refused"]) == {"gpu1", "gpu2"}
     assert "31.00 is the budget" in said["refused"]["gpu1"] or len(control.cloud.servers) == 1
     assert "The edge answers nothing" in " ".join(said["reasons"])
+
+
+def test_what_the_budget_does_not_bear_goes_though_the_disks_of_others_may_be_lost_too(whole: Control) -> None:
+    whole.declare(gpu_fleet={**FLEET, "count": 1}, gpu_workers_spare="1", gpu_workers_budget="1")
+    ended = whole.recover()
+    assert ended.returncode == 0
+    assert summary(ended)["ended"] == ["gpu2"]
+    assert [one["name"] for one in whole.cloud.servers.values()] == ["gpu1"]
+    assert whole.cloud.orphans() == []
 
 
 def test_an_error_of_the_cloud_ends_in_a_summary_and_gives_the_lock_up(whole: Control) -> None:
@@ -202,3 +217,56 @@ def test_where_the_autoscaler_runs_its_number_of_workers_is_kept(whole: Control)
     whole.declare(gpu_workers_min="1")
     ended = whole.recover("--check")
     assert "gpu2    create" in ended.stdout, "without the autoscaler all that are declared are wanted"
+
+
+@pytest.fixture
+def fleet(control: Control) -> Control:
+    """With two servers in the cloud that no node has come of; a teardown asks for no more."""
+    control.change(lambda cloud: run_fleet(cloud, servers=[], name_pattern="gpu{n}", count=2, floating_network="ext"))
+    state = {"Name": NAME, "Labels": {}, "Data": base64.b64encode(CONTENT).decode()}
+    control.swarm.configs["c1"] = {"ID": "c1", "Version": {"Index": 10}, "Spec": state}
+    return control
+
+
+def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_run(fleet: Control) -> None:
+    lock = {"owner": "a rotation", "token": "t", "since": time.time(), "until": time.time() + 600}
+    fleet.swarm.labels["llm-stack.lock"] = json.dumps(lock)
+    fleet.change(lambda cloud: cloud.log.clear())
+    unnamed = fleet.play("teardown")
+    assert unnamed.returncode != 0
+    assert "without confirmation: set confirm to llm" in " ".join(unnamed.stdout.split())
+    refused = fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    assert refused.returncode != 0
+    assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
+    assert fleet.cloud.writes() == []
+    assert json.loads(fleet.swarm.labels["llm-stack.lock"]) == lock
+    del fleet.swarm.labels["llm-stack.lock"]
+    assert fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm").returncode == 0
+    cloud = fleet.cloud
+    assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
+    assert "llm-stack.lock" not in fleet.swarm.labels
+
+
+def test_a_teardown_that_fails_gives_the_lock_up_and_says_why(fleet: Control) -> None:
+    fleet.change(lambda cloud: next(iter(cloud.servers.values())).update(locked=True))
+    failed = fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    assert failed.returncode != 0
+    assert "could be removed" in failed.stdout[failed.stdout.index("Say why") :]
+    assert "llm-stack.lock" not in fleet.swarm.labels
+
+
+def test_a_teardown_goes_without_the_lock_of_a_lost_manager_only_when_told_to(fleet: Control) -> None:
+    lost = {
+        "ansible_connection": "{{ 'ssh' if inventory_hostname == 'manager1' else 'local' }}",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 9,
+        "llm_stack_teardown_confirm": "llm",
+    }
+    refused = fleet.play("teardown", "-e", json.dumps(lost))
+    assert refused.returncode != 0
+    assert "manager1 cannot be reached, so the lock of the fleet cannot be taken" in " ".join(refused.stdout.split())
+    assert len(fleet.cloud.servers) == 2
+    # A form gives strings.
+    ended = fleet.play("teardown", "-e", json.dumps({**lost, "llm_stack_teardown_lock": "false"}))
+    assert ended.returncode == 0
+    assert fleet.cloud.servers == {}

@@ -253,6 +253,26 @@ def test_a_passing_fault_is_outlived_by_the_same_run(number: int, kind: str) -> 
     settle(cloud)
 
 
+@pytest.mark.parametrize(
+    ("status", "header", "least"),
+    [(413, {"Retry-After": "7"}, 7.0), (429, {"Retry-After": "30"}, 30.0), (429, {}, 2.0), (429, {"Retry-After": "soon"}, 2.0)],
+)
+def test_a_cloud_that_asks_to_wait_is_left_alone_for_so_long(status: int, header: dict[str, str], least: float) -> None:
+    cloud = StandinCloud()
+    asked: list[float] = []
+
+    def busy(_cloud: StandinCloud, _service: str, method: str, path: str, _answer: Answer) -> Response | None:
+        if (method, path) != ("POST", "/servers"):
+            return None
+        asked.append(cloud.now)
+        return refusal(status, "Too many requests", **header) if len(asked) == 1 else None
+
+    cloud.fault = busy
+    assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
+    assert len(asked) == 2
+    assert least <= asked[1] - asked[0] < least + 1
+
+
 @pytest.mark.parametrize("kind", LASTING)
 @pytest.mark.parametrize("request_", [*CREATE, "POST /servers/ID/action", "GET /servers/ID"])
 def test_a_lasting_fault_ends_in_a_sentence_within_the_deadline(request_: str, kind: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import Refused
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.states import KINDS
-from fleetkit import Z1, begin, run_fleet, wanted
+from fleetkit import Z1, begin, remove_fleet, run_fleet, wanted
 from standin_cloud import StandinCloud
 
 SETTLING = ("BUILD", "REBOOT", "HARD_REBOOT", "REBUILD", "MIGRATING", "RESIZE", "REVERT_RESIZE")
@@ -224,6 +224,26 @@ def test_a_fixed_address_is_kept_by_the_successor() -> None:
     assert run_fleet(cloud, **options, allow_data_loss=["gpu1"]).actions == {"gpu1": "replaced"}
     assert [one["addresses"]["lan"][0]["addr"] for one in cloud.servers.values()] == ["10.0.0.77"]
     assert cloud.orphans() == []
+
+
+def test_a_port_of_the_user_s_is_kept_by_the_restored_and_the_new_server_and_outlives_the_fleet() -> None:
+    options = {"networks": [{"port": "theirs"}], "allow_data_loss": ["gpu1"]}
+    cloud = StandinCloud()
+    cloud.ports["theirs"] = {**cloud._new_port({"description": "theirs"}), "id": "theirs"}
+    del cloud.ports["port-0001"]
+    run_fleet(cloud, **options)
+    (first,) = list(cloud.servers)
+    cloud.interrupt(first)
+    assert run_fleet(cloud, **options).actions == {"gpu1": "restored"}
+    assert cloud.ports["theirs"]["device_id"] == first
+    cloud.interrupt(first)
+    cloud.room = {"z1": 0}
+    assert run_fleet(cloud, **options).actions == {"gpu1": "replaced"}
+    (second,) = list(cloud.servers)
+    assert second != first
+    assert cloud.ports["theirs"]["device_id"] == second
+    assert [one.action for one in remove_fleet(cloud)] == ["removed"]
+    assert list(cloud.ports) == ["theirs"]
 
 
 def test_a_replaced_server_stays_as_left_over_until_its_loss_is_allowed() -> None:

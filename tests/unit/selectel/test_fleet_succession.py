@@ -74,6 +74,23 @@ def test_without_leave_to_lose_its_disk_a_predecessor_stays(cloud: StandinCloud)
     assert first in cloud.servers
 
 
+def test_a_predecessor_is_kept_where_nobody_knows_whether_its_successor_serves(cloud: StandinCloud) -> None:
+    first = made(cloud)
+    run_fleet(cloud, **SUCCESSOR)
+    both = set(cloud.servers)
+    ended = run_fleet(cloud, **RETIRE, keep_predecessors=True)
+    (second,) = both - {first}
+    assert set(cloud.servers) == both
+    assert ended.actions == {"gpu1": "kept"}
+    assert f"gpu1 has a second server {first} (ACTIVE): {second} is its successor" in ended.plan.plan.warnings[0]
+    assert addressed(cloud) == sorted(both)
+    # What nobody is served by any more may go as ever.
+    cloud.interrupt(first)
+    run_fleet(cloud, **RETIRE, keep_predecessors=True)
+    assert list(cloud.servers) == [second]
+    assert cloud.orphans() == []
+
+
 def test_a_successor_that_is_lost_is_made_anew_and_leaves_nothing(cloud: StandinCloud) -> None:
     first = made(cloud)
     run_fleet(cloud, **SUCCESSOR)

@@ -21,7 +21,10 @@ GOOD: dict[str, Any] = {
     "storage_host_pools": [{"name": "llm"}],
     "storage_host_datasets": [{"name": "llm", "properties": {"atime": "off"}}, {"name": "llm/data"}],
     "storage_host_nfs_exports": [{"path": "/llm/data", "clients": ["10.0.0.0/24"], "options": "rw,sync,no_subtree_check"}],
-    "storage_host_iscsi_targets": [{"portals": ["10.0.0.1:3260", "[fd00::1]:3261"]}],
+    "storage_host_iscsi_targets": [
+        {"wwn": "iqn.2026-01.lab.llm:a", "portals": ["10.0.0.11", "[fd00::1]:3261", "fd00::12"], "acls": [{"initiator": "i"}]},
+        {"wwn": "iqn.2026-01.lab.llm:gone", "state": "absent", "confirm": "iqn.2026-01.lab.llm:gone"},
+    ],
     "storage_host_snapshots": [{"dataset": "llm/data", "recursive": True, "hourly": 6}, {"dataset": "copy", "take": "no"}],
     "storage_host_firewall": {"nfs": ["10.0.0.0/24", "fd00::/64"], "iscsi": ["10.0.0.31"], "https": []},
 }
@@ -39,6 +42,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"storage_host_firewall": {"nfs": ["10.0.0.0/24", "lan"]}},
         "lan in storage_host_firewall is no network; nothing was changed. Write networks as 10.0.0.0/24 or 2001:db8::/64.",
     ),
+    "byte": (
+        {"storage_host_firewall": {"iscsi": ["10.0.0.31", "10.0.0.256"], "nfs": ["10.0.0.0/33"]}},
+        "10.0.0.256, 10.0.0.0/33 in storage_host_firewall is no network; nothing was changed.",
+    ),
     "injection": (
         {"storage_host_firewall": {"https": ["10.0.0.0/24 } accept"]}},
         "10.0.0.0/24 } accept in storage_host_firewall is no network; nothing was changed.",
@@ -50,6 +57,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "token": (
         {"storage_host_models_tokens": [{"name": "gpu2", "token": "short"}]},
         "The token of gpu2 in storage_host_models_tokens is shorter than 16 characters",
+    ),
+    "token_line": (
+        {"storage_host_models_tokens": [{"name": "gpu3", "token": "0123456789abcdef\n"}]},
+        "The token of gpu3 in storage_host_models_tokens is shorter than 16 characters or has others than",
     ),
     "certificate": (
         {"storage_host_tls_certificate": "/etc/ssl/a.pem"},
@@ -71,9 +82,10 @@ TASKS = [
     },
     {
         "ansible.builtin.copy": {
-            "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units} | to_json }}",
+            "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units, 'asked': asked} | to_json }}",
             "dest": "{{ place }}/variables.json",
         },
+        "vars": {"asked": "{{ __storage_host_targets_asked }}"},
     },
 ]
 
@@ -112,6 +124,11 @@ def test_the_firewall_holds_what_is_declared_and_nothing_of_other_services(ran: 
     assert text.index("iif lo accept") < text.index("drop")
     # The old table goes and the new one comes in one transaction.
     assert text.index("delete table inet llm_stack_storage") < text.index("table inet llm_stack_storage {")
+
+
+def test_a_target_that_is_to_go_is_not_asked(ran: tuple[str, Path]) -> None:
+    found = json.loads((ran[1] / "variables.json").read_text())
+    assert [target["wwn"] for target in found["asked"]] == ["iqn.2026-01.lab.llm:a"]
 
 
 def test_sanoid_gets_every_period_said(ran: tuple[str, Path]) -> None:

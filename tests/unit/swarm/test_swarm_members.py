@@ -26,6 +26,7 @@ MEMBERS: list[tuple[str, list[Member], list[str]]] = [
     ("one label", [Member("n1", "gpu2", {"gpu.count": "1"})], ["On gpu2 (n1): label gpu.count=1"]),
     ("label removed", [Member("n1", "", {"rack": None})], ["On gpu2 (n1): remove label rack"]),
     ("drained", [Member("n1", "gpu2", {}, "drain")], ["On gpu2 (n1): set availability from active to drain"]),
+    ("paused", [Member("n1", "gpu2", {}, "pause")], ["On gpu2 (n1): set availability from active to pause"]),
     ("by name", [Member("", "gpu2", {"gpu": "1"})], ["On gpu2 (n1): label gpu=1"]),
     (
         "drained for a while",

@@ -21,6 +21,10 @@ def test_kinds_have_one_form(kind: str, plain: str) -> None:
     assert pool(type=kind, devices=[f"/dev/{letter}" for letter in "abcde"]).vdevs[0].kind == plain
 
 
+def test_a_slash_at_the_end_is_no_part_of_a_path() -> None:
+    assert pool(type="mirror", devices=["/dev/a/", "/dev/b"]).vdevs[0].devices == ("/dev/a", "/dev/b")
+
+
 def test_a_stripe_is_a_group_a_device() -> None:
     assert [vdev.devices for vdev in pool(type="stripe").vdevs] == [("/dev/a",), ("/dev/b",)]
 

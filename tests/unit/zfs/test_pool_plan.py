@@ -322,8 +322,19 @@ def test_no_second_expansion_while_one_is_under_way() -> None:
     assert "raidz1-0 is still being expanded. Wait for it with `zpool wait -t raidz_expand wpoolc`" in text
 
 
-def test_a_feature_that_the_same_run_enables_may_be_used() -> None:
-    planned = plan_raidz(WIDER, found={"feature@raidz_expansion": "disabled"}, properties={"feature@raidz_expansion": "enabled"})
+def test_a_suspended_pool_is_told_and_not_written_to() -> None:
+    given = {"name": "llm", "vdevs": LLM}
+    have = replace(status("all_classes-2.3.9.txt")["llm"], properties={**FOUND, **FEATURES}, state="SUSPENDED")
+    for properties, sentences in (({}, []), ({"autotrim": True}, ["Refusing to change pool llm: it is SUSPENDED, and every command"])):
+        want = declare.declare_pool({**given, "properties": properties})
+        planned = plan.plan_existing(scene.Scene(want, have, model.Guards(), IDENTITY), Host())
+        assert [refusal.reason[:61] for refusal in planned.refusals] == [text[:61] for text in sentences]
+        assert not planned.changed
+
+
+@pytest.mark.parametrize("declared", ["enabled", "active"])
+def test_a_feature_that_the_same_run_enables_may_be_used(declared: str) -> None:
+    planned = plan_raidz(WIDER, found={"feature@raidz_expansion": "disabled"}, properties={"feature@raidz_expansion": declared})
     assert commands(planned) == ["zpool set feature@raidz_expansion=enabled h1rz", "zpool attach h1rz raidz2-0 /dev/x"]
 
 

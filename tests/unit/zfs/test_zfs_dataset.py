@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ NO_CHANGE = [
     ("refreservation=auto", [vol(properties={"refreservation": "auto"})], {}),
     ("encryption=on", [{"name": "p/a", "properties": {"encryption": True}}], {"p_a": {"encryption": ("aes-256-gcm", "-")}}),
     ("inherited", [{"name": "p/a", "properties": {"atime": False}}], {"p_a": {"atime": ("off", "inherited from p")}}),
+    (
+        "a volume of small blocks that was rounded for larger ones",
+        [vol(volsize="1073750016")],
+        {"p_vol": {"volsize": ("1073758208", "local"), "volblocksize": ("8192", "default"), "refreservation": ("1073758208", "local")}},
+    ),
     (
         "key not loaded is a warning",
         [{"name": "p/a"}],
@@ -250,6 +256,17 @@ def test_noop_of_any_number_is_one_process() -> None:
     assert not keeper.plan().changed
     assert len(keeper.report()["datasets"]) == 50
     assert runner.count == 1
+
+
+def test_a_thousand_datasets_with_many_snapshots_are_refused_in_seconds() -> None:
+    names = [f"p/a{number % 10}/d{number}" for number in range(1000)]
+    below = [model.Below(name, "filesystem", 1) for name in names]
+    below += [model.Below(f"{name}@s{number}", "snapshot", 2) for name in names for number in range(20)]
+    wanted = declare.declare_datasets([{"name": name, "state": "absent"} for name in names])
+    began = time.process_time()
+    made = plan.plan_datasets(wanted, model.Current(found("p", *names), below=tuple(below)), HOST, rehearsal=False)
+    assert time.process_time() - began < 15
+    assert [refusal.reason.count("the snapshot") for refusal in made.refusals] == [20] * 1000
 
 
 def test_check_mode_works_before_zfs_is_installed() -> None:

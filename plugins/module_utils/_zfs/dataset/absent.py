@@ -43,11 +43,11 @@ def _check(draft: Draft, want: Dataset, wanted: Mapping[str, Dataset]) -> None:
 def _unlisted(draft: Draft, want: Dataset, wanted: Mapping[str, Dataset]) -> list[str]:
     snapshots = {want.snapshot(each.name) for each in want.snapshots}
     lost = []
-    for each in draft.current.below:
+    for each in draft.inside(want.name):
         if each.name.startswith(f"{want.name}@") and each.name not in snapshots:
             lost.append(f"the snapshot {each.name}")
             lost += [f"{clone}, a clone of {each.name}" for clone in each.clones if not _is_absent(clone, wanted)]
-        elif each.name.startswith(f"{want.name}/") and each.kind in {"filesystem", "volume"} and not _is_absent(each.name, wanted):
+        elif each.kind in {"filesystem", "volume"} and not _is_absent(each.name, wanted):
             lost.append(f"the {each.kind} {each.name}")
     return lost
 
@@ -70,9 +70,8 @@ def _destroy(draft: Draft, name: str, wanted: Mapping[str, Dataset], done: set[s
     done.add(name)
     snapshots = [each.name for each in want.snapshots if not each.present and draft.find(want.snapshot(each.name))]
     if not want.present:
-        for child in sorted(wanted, key=by_depth):
-            if child.startswith(f"{name}/"):
-                _destroy(draft, child, wanted, done)
+        for child in sorted((each for each in wanted if each.startswith(f"{name}/")), key=by_depth):
+            _destroy(draft, child, wanted, done)
     for each in snapshots:
         for clone in _clones(draft, want.snapshot(each)):
             _destroy(draft, clone, wanted, done)
@@ -92,6 +91,6 @@ def _destroy_dataset(draft: Draft, name: str) -> None:
     label = "file system" if kind == "filesystem" else kind
     draft.add(Phase.DESTROY, command("destroy", name, f"Destroy the {label} {name}{size}", "zfs", "destroy", name))
     draft.differ(name, "type", kind, None)
-    for each in draft.current.below:
+    for each in draft.inside(name):
         if each.name.startswith(f"{name}#"):
             draft.differ(name, f"#{each.name.partition('#')[2]}", "present", None)

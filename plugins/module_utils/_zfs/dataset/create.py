@@ -13,7 +13,7 @@ from ..values import as_size, show_size
 from .draft import Draft, Phase, Run, below, command
 from .keys import creation_key
 from .model import Current, Dataset, FoundDataset
-from .properties import SPARSE, creation_options, grow, quota_refusal, whole_blocks
+from .properties import DEFAULT_BLOCK, SPARSE, creation_options, grow, quota_refusal, whole_blocks
 
 
 def plan_missing(draft: Draft, name: str, want: Dataset | None, wanted: Mapping[str, Dataset]) -> None:
@@ -44,14 +44,17 @@ def plan_missing(draft: Draft, name: str, want: Dataset | None, wanted: Mapping[
 def _plan_create(draft: Draft, want: Dataset, wanted: Mapping[str, Dataset]) -> None:
     key, stdin = creation_key(draft, want, wanted)
     argv = ["zfs", "create", *creation_options({**key, **want.values})]
+    # A dataset needs its parents and nothing beside them; ZFS writes what several ask for together in one transaction group.
+    group = f"create at depth {want.name.count('/')}"
     if want.kind == "filesystem":
-        draft.add(Phase.CREATE, Step("create", want.name, f"Create file system {want.name}", Run((*argv, want.name), stdin)))
+        sentence = f"Create file system {want.name}"
+        draft.add(Phase.CREATE, Step("create", want.name, sentence, Run((*argv, want.name), stdin), group))
         return
     size = want.volsize or 0
-    block = as_size(want.values.get("volblocksize", "")) or 16 * 1024
+    block = as_size(want.values.get("volblocksize", "")) or DEFAULT_BLOCK
     argv += [*(["-s"] if want.sparse else []), "-V", str(whole_blocks(size, block)), want.name]
     sentence = f"Create {'sparse volume' if want.sparse else 'volume'} {want.name} of {show_size(size)}"
-    draft.add(Phase.CREATE, Step("create", want.name, sentence, Run(tuple(argv), stdin, _link(want))))
+    draft.add(Phase.CREATE, Step("create", want.name, sentence, Run(tuple(argv), stdin, _link(want)), group))
 
 
 def _link(want: Dataset) -> str:
@@ -86,7 +89,7 @@ def _plan_clone(draft: Draft, want: Dataset, wanted: Mapping[str, Dataset]) -> N
 def _plan_clone_size(draft: Draft, want: Dataset, origin: FoundDataset | None, declared: Dataset | None) -> None:
     now = int(origin.text("volsize")) if origin and origin.text("volsize").isdigit() else (declared.volsize if declared else None) or 0
     block = as_size(origin.text("volblocksize")) if origin else None
-    size = whole_blocks(want.volsize or 0, block or 16 * 1024)
+    size = whole_blocks(want.volsize or 0, block or DEFAULT_BLOCK)
     if now and size < now:
         draft.refuse(
             want.name,

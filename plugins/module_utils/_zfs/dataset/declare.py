@@ -17,10 +17,10 @@ from .model import BOTH, INHERIT, Bookmark, Dataset, Grant, Key, Rollback, Snaps
 from .rules import fault
 
 _COMPONENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9_.: -]+"
-_DATASET_NAME = re.compile(rf"^(?=[A-Za-z]){_COMPONENT}(/{_COMPONENT})*$")
-_SHORT_NAME = re.compile(r"^[A-Za-z0-9_.: -]+$")
-_TAG = re.compile(r"^[^\s,]+$")
-_PERMISSION = re.compile(r"^@?[A-Za-z0-9_.:-]+$")
+_DATASET_NAME = re.compile(rf"(?=[A-Za-z]){_COMPONENT}(/{_COMPONENT})*")
+_SHORT_NAME = re.compile(r"[A-Za-z0-9_.: -]+")
+_TAG = re.compile(r"(?!-)[^\s,]+")
+_PERMISSION = re.compile(r"@?[A-Za-z0-9_.:-]+")
 _LONGEST_NAME = 255  # ZFS_MAX_DATASET_NAME_LEN with its end
 _WHO = "user:NAME, group:NAME, everyone, creator or @SET"
 
@@ -68,6 +68,8 @@ def declare_dataset(raw: Mapping[str, Any]) -> Dataset:
     if raw.get("state") == "absent":
         return _absent(name, raw)
     properties = texts(raw.get("properties") or {})
+    if raw.get("volsize") and "volsize" in properties:
+        raise BadInput(f"Volume {name} has a volsize of its own and one in properties: leave one of the two out.")
     size = _volume_size(name, kind, raw.get("volsize") or properties.pop("volsize", ""), clone=bool(raw.get("origin")))
     _check_properties(name, kind, properties)
     _check_kind(name, kind, raw)
@@ -94,7 +96,7 @@ def declare_dataset(raw: Mapping[str, Any]) -> Dataset:
 
 
 def _check_name(name: str, what: str) -> None:
-    if not _DATASET_NAME.match(name):
+    if not _DATASET_NAME.fullmatch(name):
         raise BadInput(f"The {what} {name!r} is not one ZFS accepts: pool/name/..., letters, digits and _ . : - only.")
     if len(name) > _LONGEST_NAME:
         raise BadInput(f"The {what} {name[:40]}... has {len(name)} characters: ZFS takes {_LONGEST_NAME} at most, choose a shorter one.")
@@ -146,7 +148,7 @@ def _check_kind(name: str, kind: str, raw: Mapping[str, Any]) -> None:
 def _mode(name: str, text: Any) -> int | None:
     if text in (None, ""):
         return None
-    if not re.match(r"^[0-7]{3,4}$", str(text)):
+    if not re.fullmatch(r"[0-7]{3,4}", str(text)):
         raise BadInput(f"Dataset {name}: mountpoint_mode {text!r} is not an octal mode: write it quoted, like '0750'.")
     return int(str(text), 8)
 
@@ -174,7 +176,7 @@ def _secret(name: str, form: str, text: str) -> str:
             raise BadInput(f"Dataset {name}: the passphrase under encryption must be one line of 8 to 512 bytes: choose another.")
         return text + "\n"
     if form == "hex":
-        if not re.match(r"^[0-9A-Fa-f]{64}$", text):
+        if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
             raise BadInput(f"Dataset {name}: the hex key under encryption must be 64 hex digits: make one with openssl rand -hex 32.")
         return text + "\n"
     try:
@@ -195,7 +197,7 @@ def _grant(name: str, raw: Mapping[str, Any]) -> Grant:
     if not permissions:
         raise BadInput(f"Dataset {name}: the delegation to {who} has no permissions: list some, such as snapshot and send.")
     for each in permissions:
-        if not _PERMISSION.match(each):
+        if not _PERMISSION.fullmatch(each):
             raise BadInput(f"Dataset {name}: the delegation to {who} has the permission {each!r}: list one permission an element.")
     scope = str(raw.get("scope") or "both")
     where = frozenset() if kind in {"set", "creator"} else BOTH if scope == "both" else frozenset({scope})
@@ -209,8 +211,11 @@ def _snapshots(name: str, raws: Sequence[Mapping[str, Any]] | None) -> tuple[Sna
         _check_short(name, "snapshot", short, [each.name for each in made])
         holds, release = (tuple(str(tag) for tag in raw.get(what) or ()) for what in ("holds", "release"))
         for tag in (*holds, *release):
-            if not _TAG.match(tag):
-                raise BadInput(f"Dataset {name}: the hold {tag!r} of its snapshot {short} is no tag: use a word without spaces.")
+            if not _TAG.fullmatch(tag):
+                raise BadInput(
+                    f"Dataset {name}: the hold {tag!r} of its snapshot {short} is no tag: use a word without spaces that does not begin"
+                    " with a hyphen."
+                )
         both = sorted(set(holds) & set(release))
         if both:
             raise BadInput(f"Dataset {name}: the hold {both[0]} of its snapshot {short} is both in holds and in release: leave one out.")
@@ -221,9 +226,14 @@ def _snapshots(name: str, raws: Sequence[Mapping[str, Any]] | None) -> tuple[Sna
 
 
 def _check_short(name: str, what: str, short: str, before: Sequence[str]) -> None:
-    if not _SHORT_NAME.match(short):
+    if not _SHORT_NAME.fullmatch(short):
         raise BadInput(
             f"Dataset {name}: the {what} name {short!r} is not one ZFS accepts: letters, digits and _ . : - only, without @ or #."
+        )
+    if len(f"{name}@{short}") > _LONGEST_NAME:
+        raise BadInput(
+            f"Dataset {name}: with its {what} {short[:40]}... the name has {len(name) + 1 + len(short)} characters: ZFS takes"
+            f" {_LONGEST_NAME} at most, choose a shorter one."
         )
     if short in before:
         raise BadInput(f"Dataset {name}: its {what} {short} is listed twice: merge the two entries.")
@@ -236,7 +246,7 @@ def _bookmarks(name: str, raws: Sequence[Mapping[str, Any]] | None) -> tuple[Boo
         _check_short(name, "bookmark", short, [each.name for each in made])
         if present and not snapshot:
             raise BadInput(f"Dataset {name}: its bookmark {short} names no snapshot: give the snapshot it marks.")
-        if snapshot and not _SHORT_NAME.match(snapshot):
+        if snapshot and not _SHORT_NAME.fullmatch(snapshot):
             raise BadInput(
                 f"Dataset {name}: its bookmark {short} marks {snapshot!r}: give the name of a snapshot of {name}, without the @."
             )
@@ -250,7 +260,7 @@ def _rollback(name: str, raw: Mapping[str, Any] | None, snapshots: Sequence[Snap
     short = str(raw["snapshot"])
     if renamed:
         raise BadInput(f"Dataset {name} has both rollback and renamed_from: rename it in a run before, then remove renamed_from.")
-    if not _SHORT_NAME.match(short):
+    if not _SHORT_NAME.fullmatch(short):
         raise BadInput(f"Dataset {name}: rollback names the snapshot {short!r}: give the name of a snapshot of {name}, without the @.")
     discard = tuple(str(each) for each in raw.get("discard") or ())
     if short in discard:
@@ -266,7 +276,7 @@ def _lineage(name: str, raw: Mapping[str, Any], key: Key | None) -> dict[str, An
     origin, renamed, promote = str(raw.get("origin") or ""), str(raw.get("renamed_from") or ""), bool(raw.get("promote"))
     source, at, snapshot = origin.partition("@")
     if origin:
-        if not (at and _DATASET_NAME.match(source) and _SHORT_NAME.match(snapshot)):
+        if not (at and _DATASET_NAME.fullmatch(source) and _SHORT_NAME.fullmatch(snapshot)):
             raise BadInput(f"Dataset {name}: the origin {origin!r} is no snapshot: write it like pool/name@snapshot.")
         if pool_of(origin) != pool_of(name) or source == name:
             raise BadInput(f"Dataset {name}: the origin {origin} is not another dataset of its pool: name a snapshot in {pool_of(name)}.")

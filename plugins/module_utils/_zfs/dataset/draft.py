@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, Mapping
 
 from ..._plan import Plan, Refusal, Step
-from .model import Current, Dataset, FoundDataset, Host, by_depth, dataset_of
+from .model import Below, Current, Dataset, FoundDataset, Host, by_depth, dataset_of
 from .rules import NOT_INHERITED
 
 # No value: nobody can tell what a property will be once a parent has let go of its own.
@@ -84,6 +84,7 @@ class Draft:
         self._steps: list[tuple[int, Phase, Step]] = []
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
+        self._inside: dict[str, list[Below]] | None = None
 
     def find(self, name: str) -> FoundDataset | None:
         """A dataset, snapshot or bookmark, unless there is none."""
@@ -108,6 +109,19 @@ class Draft:
         """Show a difference in the diff."""
         self.before.setdefault(name, {})[what] = before
         self.after.setdefault(name, {})[what] = after
+
+    def inside(self, name: str) -> list[Below]:
+        """What lies in and below a dataset that is to be destroyed; put in order once, there may be many thousands."""
+        if self._inside is None:
+            self._inside = {}
+            for each in self.current.below:
+                place = dataset_of(each.name)
+                if place != each.name:
+                    self._inside.setdefault(place, []).append(each)
+                while "/" in place:
+                    place = place.rsplit("/", 1)[0]
+                    self._inside.setdefault(place, []).append(each)
+        return self._inside.get(name, [])
 
     def effective(self, name: str, what: str) -> str:
         """The value a dataset will have once the changes planned for its parents have been made."""

@@ -214,7 +214,7 @@ class Host:
 
     def number(self, kind: str, name: str) -> int | None:
         """The number of a user or group; None when there is none of that name."""
-        return int(name) if name.isdigit() else (self.users if kind == "user" else self.groups).get(name)
+        return int(name) if name.isdecimal() else (self.users if kind == "user" else self.groups).get(name)
 
 
 def pool_of(name: str) -> str:

@@ -14,6 +14,8 @@ from .model import INHERIT, Dataset, FoundDataset
 from .rules import FIXED, LIMITS, NOT_INHERITED, quota_owner
 
 SPARSE = "refreservation"
+# The blocks of a volume that declares none, since ZFS 2.2; a multiple of those before.
+DEFAULT_BLOCK = 16 * 1024
 # Local on every dataset that has them, and not what purge is about.
 _NEVER_PURGED = frozenset({"keylocation", "volsize"})
 _DEFAULTS = {"canmount": "on", **dict.fromkeys(LIMITS, "none")}
@@ -113,7 +115,8 @@ def _plan_size(draft: Draft, want: Dataset, have: FoundDataset) -> None:
         return
     now, block = int(have.text("volsize")), as_size(have.text("volblocksize")) or 8192
     size = whole_blocks(want.volsize, block)
-    if now in (size, want.volsize):
+    # ZFS before 2.2 makes blocks of 8K where none are declared, and the volume was rounded for larger ones.
+    if now in (size, want.volsize, whole_blocks(want.volsize, DEFAULT_BLOCK)):
         return
     if size < now:
         draft.refuse(

@@ -285,7 +285,7 @@ def read_host(wanted: Sequence[Dataset]) -> Host:
         names |= {(grant.kind, grant.name) for grant in each.grants if grant.kind in {"user", "group"}}
         names |= {owner for owner in map(quota_owner, each.properties) if owner and owner[0] != "project"}
     numbers = {pair: _number(*pair) for pair in names}
-    known = {pair: int(number) for pair, number in numbers.items() if number.isdigit()}
+    known = {pair: int(number) for pair, number in numbers.items() if number.isdecimal()}
     files = {each.key.file for each in wanted if each.key and each.key.file}
     return Host(
         users={name: number for (kind, name), number in known.items() if kind == "user"},
@@ -296,7 +296,7 @@ def read_host(wanted: Sequence[Dataset]) -> Host:
 
 def _number(kind: str, name: str) -> str:
     """The number of a user or group, or its name when the host has none of that name."""
-    if name.isdigit():
+    if name.isdecimal():
         return name
     try:
         found: Any = pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid

@@ -68,7 +68,7 @@ def fault(kind: str, what: str, value: str) -> str:
         return f"is no property of a {kind}: remove it from properties"
     if "@" in what:
         return _quota_fault(what, value)
-    return _inherit_fault(what) if value == INHERIT else _value_fault(what, value)
+    return _inherit_fault(what) if value == INHERIT else _value_fault(kind, what, value)
 
 
 def _quota_fault(what: str, value: str) -> str:
@@ -77,7 +77,7 @@ def _quota_fault(what: str, value: str) -> str:
         return "is no property ZFS lets one set: correct it to one like userquota@NAME, groupquota@NAME or projectquota@NUMBER"
     if not owner[1]:
         return f"names no {owner[0]}: write it after the @"
-    if owner[0] == "project" and not owner[1].isdigit():
+    if owner[0] == "project" and not owner[1].isdecimal():
         return f"names the project {owner[1]!r}: give its number"
     return "" if _is_limit(value) else f"has the value {value!r}: give a size or count like 10G, or none"
 
@@ -90,19 +90,26 @@ def _inherit_fault(what: str) -> str:
     return ""
 
 
-def _value_fault(what: str, value: str) -> str:
+def _value_fault(kind: str, what: str, value: str) -> str:
+    if value in {"", "-"}:
+        return "has no value: declare inherit to take it from the parent, or leave it out"
     if what in _CHOICES and value not in _CHOICES[what]:
         return f"has the value {value!r}: choose one of {', '.join(_CHOICES[what])}"
     if what == "mountpoint" and not (value in {"none", "legacy"} or value.startswith("/")):
         return f"has the value {value!r}: give an absolute path, none or legacy"
-    if what in LIMITS and not (_is_limit(value) or (what, value) == ("refreservation", "auto")):
+    if what in LIMITS and not (_is_limit(value) or (kind, what, value) == ("volume", "refreservation", "auto")):
         return f"has the value {value!r}: give a size or count like 10G, or none"
     if what in _BLOCK_SIZES:
-        size = as_size(value) or 0
+        size = _as_given(value) or 0
         if size & (size - 1) or not 512 <= size <= 16 << 20:
             return f"has the value {value!r}: give a power of two from 512 to 16M"
     return ""
 
 
 def _is_limit(value: str) -> bool:
-    return value == "none" or as_size(value) is not None
+    return value == "none" or _as_given(value) is not None
+
+
+def _as_given(value: str) -> int | None:
+    """Bytes of a size that reaches ZFS as it was declared: ZFS takes none with a blank before the unit."""
+    return None if " " in value else as_size(value)

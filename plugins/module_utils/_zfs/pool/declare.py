@@ -14,8 +14,8 @@ from ..model import texts
 from .model import CLASSES, Guards, Pool, Vdev
 
 ACTIVITIES = ("initialize", "trim", "scrub")
-_POOL_NAME = re.compile(r"^(?!(?:mirror|raidz|draid|spare)|log$)[A-Za-z][A-Za-z0-9_.: -]*$")
-_KIND = re.compile(r"^(stripe|mirror|raidz[123]?|draid[123]?(:\d+[dcs])*)$")
+_POOL_NAME = re.compile(r"(?!(?:mirror|raidz|draid|spare)|log$)[A-Za-z][A-Za-z0-9_.: -]*")
+_KIND = re.compile(r"stripe|mirror|raidz[123]?|draid[123]?(?::[0-9]+([dcs])(?!.*\1))*")
 _MINIMUM = {"mirror": 2, "raidz1": 2, "raidz2": 3, "raidz3": 4}
 _NAME_LIMIT = 255
 
@@ -26,7 +26,7 @@ def declare_pool(given: Mapping[str, Any]) -> Pool:
     :raises BadInput: naming the option.
     """
     name = str(given["name"])
-    if not _POOL_NAME.match(name) or len(name) > _NAME_LIMIT:
+    if not _POOL_NAME.fullmatch(name) or len(name) > _NAME_LIMIT:
         raise BadInput(f"The pool name {name!r} is not one ZFS accepts: start with a letter, then letters, digits and _ . : -")
     groups = tuple(group for raw in given.get("vdevs") or () for group in declare_vdev(raw))
     if groups and not any(group.use == "data" for group in groups):
@@ -40,7 +40,7 @@ def declare_pool(given: Mapping[str, Any]) -> Pool:
     pool = Pool(
         name=name,
         vdevs=groups,
-        properties=texts(given.get("properties") or {}),
+        properties=_enabled(texts(given.get("properties") or {})),
         filesystem_properties=texts(given.get("filesystem_properties") or {}),
         online=tuple(given.get("online") or ()),
         offline=tuple(given.get("offline") or ()),
@@ -59,7 +59,7 @@ def declare_guards(given: Mapping[str, Any], *, rehearsal: bool) -> Guards:
     :raises BadInput: naming the option.
     """
     for option in ("force_import", "confirm"):
-        if given.get(option) and not str(given[option]).isdigit():
+        if given.get(option) and not str(given[option]).isdecimal():
             raise BadInput(
                 f"{option}: {given[option]!r} is not the GUID of a pool: give the number that `zpool get -H -o value guid"
                 f" {given['name']}`, or `zpool import` for one that is not imported, shows."
@@ -75,6 +75,11 @@ def declare_guards(given: Mapping[str, Any], *, rehearsal: bool) -> Guards:
     )
 
 
+def _enabled(properties: Mapping[str, str]) -> dict[str, str]:
+    """A feature becomes active by its use; what can be asked for is that it may."""
+    return {name: "enabled" if name.startswith("feature@") and value == "active" else value for name, value in properties.items()}
+
+
 def _activities(pool: str, asked: Sequence[str]) -> tuple[str, ...]:
     for each in asked:
         if each not in ACTIVITIES:
@@ -85,13 +90,13 @@ def _activities(pool: str, asked: Sequence[str]) -> tuple[str, ...]:
 def _check_whole(pool: Pool) -> None:
     """What contradicts itself."""
     for device in (*pool.online, *pool.offline):
-        if not device.startswith("/") and not device.isdigit():
+        if not device.startswith("/") and not device.isdecimal():
             raise BadInput(f"Pool {pool.name}: {device!r} is neither an absolute path nor a GUID: correct it under online or offline.")
     both = sorted(set(pool.online) & set(pool.offline))
     if both:
         raise BadInput(f"Pool {pool.name}: {both[0]} is listed under online and under offline: remove it from one of them.")
     ashift = pool.properties.get("ashift", "12")
-    if not ashift.isdigit() or not (ashift == "0" or 9 <= int(ashift) <= 16):
+    if not ashift.isdecimal() or not (ashift == "0" or 9 <= int(ashift) <= 16):
         raise BadInput(
             f"Pool {pool.name}: ashift={ashift} is not a sector size ZFS takes: 9 (512 bytes) to 16 (64 KiB), usually 12 (4 KiB)."
         )
@@ -105,11 +110,11 @@ def _check_whole(pool: Pool) -> None:
 
 def declare_vdev(raw: Mapping[str, Any]) -> list[Vdev]:
     """One entry of C(vdevs); a stripe becomes one group a device."""
-    use, devices = str(raw.get("class") or "data"), tuple(str(device) for device in raw.get("devices") or ())
+    use, devices = str(raw.get("class") or "data"), tuple(str(device).rstrip("/") for device in raw.get("devices") or ())
     kind = str(raw.get("type") or "stripe")
     if use not in CLASSES:
         raise BadInput(f"vdevs: the class {use!r} is not one of {', '.join(CLASSES)}.")
-    if not _KIND.match(kind):
+    if not _KIND.fullmatch(kind):
         raise BadInput(f"vdevs: the type {kind!r} is not one of stripe, mirror, raidz1, raidz2, raidz3, draid[1-3][:<n>d][:<n>c][:<n>s].")
     kind = re.sub(r"^(raidz|draid)(?![123])", r"\g<1>1", kind)
     if not devices:

@@ -39,8 +39,17 @@ def _refuse_twice(draft: Draft, scene: Scene) -> None:
         names = scene.identity.declared(device)
         for other, theirs in seen:
             if names & theirs:
-                draft.refuse(f"Pool {scene.want.name}: {other} and {device} are the same device: list it once under vdevs.")
+                _refuse_both(draft, scene, other, device)
         seen.append((device, names))
+    for leaf in (leaf for group in scene.groups for leaf in group.leaves):
+        # A disk that ZFS was given whole, and the partition that ZFS shows for it.
+        claims = [device for device in scene.want.devices if scene.identity.is_leaf(device, leaf)]
+        for other, device in zip(claims, claims[1:]):
+            _refuse_both(draft, scene, other, device)
+
+
+def _refuse_both(draft: Draft, scene: Scene, one: str, other: str) -> None:
+    draft.refuse(f"Pool {scene.want.name}: {one} and {other} are the same device: list it once under vdevs.")
 
 
 def _checkpoint(draft: Draft, scene: Scene) -> None:
@@ -127,7 +136,7 @@ def _remove(draft: Draft, scene: Scene, group: Group) -> None:
             f" is never removed. List it under vdevs, or name it in allow_remove: [{group.name}]."
         )
         return
-    reason = _why_not_remove(scene, group)
+    reason = _why_not_remove(scene, group) or _why_not_yet(draft, scene, group)
     if reason:
         draft.refuse(f"Refusing to remove {group.label} from pool {pool}: {reason}")
         return
@@ -151,6 +160,14 @@ def _why_not_remove(scene: Scene, group: Group) -> str:
     if missing:
         return missing
     return _no_room(scene, group)
+
+
+def _why_not_yet(draft: Draft, scene: Scene, group: Group) -> str:
+    vital = {each.name for each in scene.groups if each.use in VITAL}
+    first = next((step.target for step in draft.steps if step.action == "remove" and step.target in vital), "")
+    if not first or group.use not in VITAL:
+        return ""
+    return f"ZFS moves the data of one vdev at a time, and {first} is to go too. List {group.name} under vdevs until that is through."
 
 
 def _no_room(scene: Scene, group: Group) -> str:

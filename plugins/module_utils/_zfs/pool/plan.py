@@ -30,6 +30,12 @@ def plan_existing(scene: Scene, host: Host, *, allowed: frozenset[str] | None = 
     plan_layout(draft, scene)
     plan_duty(draft, scene)
     plan_activities(draft, scene.want, scene.have)
+    if scene.have.state == "SUSPENDED" and draft.steps:
+        name = scene.want.name
+        draft.refuse(
+            f"Refusing to change pool {name}: it is SUSPENDED, and every command that writes would wait for its lost devices. Connect them,"
+            f" run `zpool clear {name}`, then run again."
+        )
     for warning in advise_pool(scene.have, host):
         draft.warn(warning)
     return draft.finish()
