@@ -105,6 +105,7 @@ options:
     description:
       - How many of the declared servers there are at least. Demand decides about the others, as
         RV(selfhosted.llm_stack.fleet_state#module:notes) have it; one that it does not need goes with its disk (O(allow_data_loss)).
+      - Where it has not decided yet, those that are there are wanted.
       - Without it, all that are declared are wanted.
     type: int
   grace:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Mapping
 from .._errors import StackError
 from .._recover.decide import decide, look_at, policy_of
 from .._recover.model import CREATE, MEND, REFUSE, RESTORE, SHED, Action, Observed, Policy, Recovery
-from .._recover.plan import plan_recovery
+from .._recover.plan import plan_recovery, wanted_of
 from .._recover.state import LockLost, Notes, Scale, State
 from .._recover.store import Store
 from .._recover.swarm import look, worker_node
@@ -139,7 +139,8 @@ class Autoscaler:
         scaling = self._scaling(run, observed, recovery, policy=policy, notes=state.notes)
         self._count(observed, policy, recovery)
         self._ask_for_hands(recovery)
-        scales = scaling.wanted != policy.wanted
+        # What is there is what is wanted until demand decides; it is noted at once, so that one that vanishes is missed.
+        scales = state.notes.scale is None or scaling.wanted != policy.wanted
         if not (scales or self._todo(observed, recovery)):
             if self._world.clock() >= self._suspect_until:
                 self._signs.clear()
@@ -210,10 +211,11 @@ class Autoscaler:
     def _scaling(self, run: Run, observed: Observed, recovery: Recovery, *, policy: Policy, notes: Notes) -> Scaling:
         """Decide how many workers there should be; one more only when the planner would make it."""
         now, demand = self._world.clock(), self._world.demand()
-        unsettled = next((f"{one.slot}: {one.reason}" for one in recovery.actions if one.acts or one.do == REFUSE), "")
+        amiss = (one for one in recovery.actions if (one.acts and one.do != SHED) or one.do == REFUSE)
+        unsettled = next((f"{one.slot}: {one.reason}" for one in amiss), "")
         changed = notes.scale.at if notes.scale else 0.0
         # What was noted may be outside of bounds that were changed since.
-        wanted = notes.scale.wanted if notes.scale else policy.wanted or 0
+        wanted = notes.scale.wanted if notes.scale else wanted_of(self._desired, observed.fleet, policy) or 0
         standing = Standing(wanted, changed, unsettled)
         found = decide_scale(demand, standing, self._trend, policy=self._told.scale, now=now)
         if found.wanted > wanted:
@@ -273,8 +275,10 @@ class Autoscaler:
         if not todo:
             return
         now = self._world.clock()
-        if self._signs:
-            self.account.detect = now - min(self._signs.values())
+        # The ears may add one meanwhile.
+        signs = dict(self._signs)
+        if signs:
+            self.account.detect = now - min(signs.values())
         for action in todo.values():
             self._say(action.do, worker=action.slot, reason=action.reason, cost=action.cost, signs=self._ages(now))
         done = act.brought_back(run, recovery, observed=observed, desired=self._desired, options=self._told.options)
@@ -336,12 +340,12 @@ class Autoscaler:
 
     # -- telling ------------------------------------------------------------------------------------------------------------
     def _count(self, observed: Observed, policy: Policy, recovery: Recovery) -> None:
-        self.account.wanted = policy.wanted or 0
+        self.account.wanted = wanted_of(self._desired, observed.fleet, policy) or 0
         self.account.workers = Counter(action.do for action in recovery.actions)
         self.account.workers["serving"] = sum(1 for node in observed.nodes if node.ready and node.engines)
 
     def _ages(self, now: float) -> dict[str, float]:
-        return {sign: round(now - at, 3) for sign, at in self._signs.items()}
+        return {sign: round(now - at, 3) for sign, at in dict(self._signs).items()}
 
     def _say(self, word: str, **what: Any) -> None:
         self._goes_on.clear()

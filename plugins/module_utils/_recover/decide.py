@@ -62,7 +62,7 @@ def policy_of(params: Mapping[str, Any], desired: FleetSpec, *, scale: Scale | N
     least, most = params["workers_min"], len(desired.slots) - policy.spare
     if least > most:
         raise BadInput(f"workers_min is {least}, and {most} servers are declared: declare as many as there may be at the most.")
-    return replace(policy, wanted=min(max(least, scale.wanted if scale else least), most))
+    return replace(policy, least=least, wanted=min(max(least, scale.wanted), most) if scale else None)
 
 
 def desired_of(params: Mapping[str, Any]) -> FleetSpec:

@@ -86,7 +86,8 @@ class Policy:
     :param hand_back_gap: between two tries to have a preemptible server in place of a regular one.
     :param patience: so late in an hour, of which a started one is billed in full, a server waits for the next while two zones serve.
     :param grace: how long a server that was just started has to become a node by itself.
-    :param wanted: how many of the declared servers demand needs, spare ones aside; None for all.
+    :param wanted: how many of the declared servers demand needs, spare ones aside; None where that was not decided.
+    :param least: as many at least, where demand decides, and else those that are there; None where all that are declared are wanted.
     :param improve: whether what serves is made better too, by rotating, spreading and handing back.
     :param later: by slot, until when one that could not be brought back a moment ago is not tried again.
     """
@@ -103,6 +104,7 @@ class Policy:
     patience: float = 0.0
     grace: float = 120.0
     wanted: int | None = None
+    least: int | None = None
     improve: bool = True
     later: Mapping[str, float] = field(default_factory=dict)
 

@@ -78,15 +78,27 @@ def plan_recovery(observed: Observed, *, desired: FleetSpec, policy: Policy, not
     return planner.plan()
 
 
+def wanted_of(desired: FleetSpec, current: Fleet, policy: Policy) -> int | None:
+    """Return how many of the declared servers are wanted; None for all. Until demand has decided, those that are there are."""
+    if policy.wanted is not None or policy.least is None:
+        return policy.wanted
+    there = {one.slot for one in current.servers if kind_of(one) != GONE}
+    return max(policy.least, sum(1 for name in _declared(desired, policy) if name in there))
+
+
+def _declared(desired: FleetSpec, policy: Policy) -> list[str]:
+    return [slot.name for slot in desired.slots[: len(desired.slots) - policy.spare]]
+
+
 def surplus(desired: FleetSpec, current: Fleet, policy: Policy) -> frozenset[str]:
     """Return the declared servers that demand does not need: first those that are not there, last those that run."""
-    declared = [slot.name for slot in desired.slots[: len(desired.slots) - policy.spare]]
-    if policy.wanted is None:
+    wanted = wanted_of(desired, current, policy)
+    if wanted is None:
         return frozenset()
     there = {one.slot for one in current.servers if kind_of(one) != GONE}
     alive = {one.slot for one in current.servers if kind_of(one) in ALIVE}
-    order = sorted(declared, key=lambda name: (name not in alive, name not in there))
-    return frozenset(order[policy.wanted :])
+    order = sorted(_declared(desired, policy), key=lambda name: (name not in alive, name not in there))
+    return frozenset(order[wanted:])
 
 
 def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
@@ -167,7 +179,7 @@ class _Planner:
 
     def _about_surplus(self, work: Work) -> Action:
         """Demand does not need this one: it goes with its disk, if that may be."""
-        name, reason = work.slot.name, f"demand needs {self._policy.wanted} of those declared"
+        name, reason = work.slot.name, f"demand needs {wanted_of(self._desired, self._fleet, self._policy)} of those declared"
         held = [one for one in self._fleet.servers if one.slot == name and kind_of(one) != GONE]
         alive = [one for one in held if kind_of(one) in ALIVE]
         server = next(iter(alive + held), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from autokit import Site, told
+from engine import serving
 
 RULES = json.loads((Path(__file__).resolve().parents[3] / "roles" / "autoscaler" / "files" / "access-rules.json").read_text())
 # What Keystone calls the services, and what stands before the paths of their APIs.
@@ -31,24 +32,32 @@ def matches(rule: Rule, service: str, method: str, path: str) -> bool:
     return rule["service"] == service and rule["method"] == method and re.fullmatch(pattern, path) is not None
 
 
-@pytest.fixture
-def asked(site: Site) -> set[tuple[str, str, str]]:
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, str]]:
     """Everything that is asked: a loss with and without room, demand up and down, what a restored server lacks, a stopped one."""
-    site.cloud.log.clear()
-    merged = {"tags": ["ours"], "metadata": {"team": "a"}, "security_groups": ["ssh"], "start_stopped": True, "switch_to_regular": ["gpu1"]}
-    site.cloud.interrupt(site.servers()["gpu1"])
-    site.cloud.set_status(site.servers()["gpu2"], "SHUTOFF")
-    autoscaler = site.autoscaler(told(fleet=merged))
-    site.pass_time(autoscaler, 60)
-    site.cloud.interrupt(site.servers()["gpu2"])
-    site.cloud.room = {"z1": 0, "z2": 0}
-    site.pass_time(autoscaler, 200)
-    site.cloud.room = {}
-    site.load(1.0)
-    site.pass_time(autoscaler, 2500)
-    site.load(0.0)
-    site.pass_time(autoscaler, 2500)
-    return {(*SERVICES[service][:1], method, SERVICES[service][1] + path) for method, service, path in site.cloud.log}
+    site = Site(tmp_path_factory.mktemp("site"))
+    with serving(site.swarm):
+        site.begin()
+        merged = {
+            "tags": ["ours"],
+            "metadata": {"team": "a"},
+            "security_groups": ["ssh"],
+            "start_stopped": True,
+            "switch_to_regular": ["gpu1"],
+        }
+        site.cloud.interrupt(site.servers()["gpu1"])
+        site.cloud.set_status(site.servers()["gpu2"], "SHUTOFF")
+        autoscaler = site.autoscaler(told(fleet=merged))
+        site.pass_time(autoscaler, 60)
+        site.cloud.interrupt(site.servers()["gpu2"])
+        site.cloud.room = {"z1": 0, "z2": 0}
+        site.pass_time(autoscaler, 200)
+        site.cloud.room = {}
+        site.load(1.0)
+        site.pass_time(autoscaler, 2500)
+        site.load(0.0)
+        site.pass_time(autoscaler, 2500)
+        return {(SERVICES[service][0], method, SERVICES[service][1] + path) for method, service, path in site.cloud.log}
 
 
 def test_all_that_is_asked_is_allowed(asked: set[tuple[str, str, str]]) -> None:

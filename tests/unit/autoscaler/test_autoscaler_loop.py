@@ -138,6 +138,16 @@ def test_demand_makes_one_more_worker_and_takes_it_away_again(site: Site) -> Non
     require_whole(site, 1)
 
 
+def test_when_it_is_switched_on_what_is_there_stays_and_is_noted(site: Site) -> None:
+    del site.swarm.labels["llm-stack.scale"]
+    autoscaler = site.autoscaler()
+    site.pass_time(autoscaler, 60)
+    assert site.cloud.writes() == []
+    assert site.state.notes.scale is not None
+    assert (site.state.notes.scale.wanted, site.words().count("scale")) == (2, 1)
+    require_whole(site)
+
+
 def test_requests_that_wait_are_demand(site: Site) -> None:
     site.load(0.1, waiting=2)
     site.pass_time(site.autoscaler(), 120)

@@ -452,6 +452,13 @@ def test_as_many_are_there_as_demand_needs(name: str) -> None:
     assert [done(found)[slot] for slot in THREE] == decided
 
 
+@pytest.mark.parametrize(("there", "least", "decided"), [(3, 1, 3), (2, 1, 2), (1, 2, 2), (0, 1, 1)])
+def test_until_demand_decides_those_that_are_there_are_wanted(there: int, least: int, decided: int) -> None:
+    found = decide(seen(*(server(name) for name in THREE[:there])), fleet(*THREE), least=least, rotate_before=None)
+    assert [one.do for one in found.actions].count("idle") == 3 - decided
+    assert found.of("shed") == ()
+
+
 def test_spare_servers_are_no_matter_of_demand() -> None:
     found = decide(seen(server("gpu1"), server("gpu2"), server("gpu3")), fleet(*THREE), wanted=1, spare=1, rotate_before=None)
     assert done(found) == {"gpu1": "keep", "gpu2": "shed", "gpu3": "keep"}

@@ -206,6 +206,7 @@ def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
 def test_where_the_autoscaler_runs_its_number_of_workers_is_kept(whole: Control) -> None:
     """Demand needs one: recover.yml takes the other away, and does not make it again."""
     whole.declare(llm_stack_autoscaler="true", gpu_workers_min="1")
+    whole.swarm.labels["llm-stack.scale"] = json.dumps({"wanted": 1, "at": 0.0})
     ended = whole.recover()
     assert ended.returncode == 0
     assert summary(ended)["ended"] == ["gpu2"]
