@@ -17,7 +17,8 @@ from labkit.say import LabError, say
 from measure import Figure, NotTaken, against, timed
 
 HERE = Path(__file__).resolve().parent
-# A manager and five workers, all of them containers: what a machine emulates would hide what is measured.
+# A manager and eight workers, as many as the fleet of cloud_fleet_restore, all of them containers: what a machine emulates would hide
+# what is measured.
 INVENTORY = """
 all:
   vars:
@@ -26,13 +27,11 @@ all:
     ansible_pipelining: true
     ansible_ssh_common_args: "-F {config}"
   children:
-    swarm_managers: {{hosts: {{gpu4: {{ansible_host: 10.77.0.34}}}}}}
+    swarm_managers: {{hosts: {{manager1: {{ansible_host: 10.77.0.21}}}}}}
     gpu_workers: {{hosts: {{{workers}}}}}
 """
-WORKERS = range(5, 10)
-
-
-NAMES = ("gpu4", *(f"gpu{number}" for number in WORKERS))
+WORKERS = range(2, 10)
+NAMES = ("manager1", *(f"gpu{number}" for number in WORKERS))
 
 
 def swarm_noop() -> Figure:
