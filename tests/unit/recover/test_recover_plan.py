@@ -494,7 +494,7 @@ def test_without_improving_nothing_that_serves_is_touched() -> None:
 
 @pytest.mark.parametrize(
     ("least", "noted", "number"),
-    [(None, 1, None), (1, None, 1), (1, 2, 2), (1, 9, 3), (2, 1, 2), ("4", None, "workers_min is 4, and 3 servers")],
+    [(None, 1, None), (1, None, None), (1, 2, 2), (1, 9, 3), (2, 1, 2), ("4", None, "workers_min is 4, and 3 servers")],
 )
 def test_what_was_noted_is_followed_within_bounds(least: Any, noted: int | None, number: int | str | None) -> None:
     desired = fleet(*THREE)
