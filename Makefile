@@ -118,7 +118,7 @@ lock: ## write the locks in requirements/ anew, from the files *.in beside them;
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
 	done
-	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements requirements/services requirements/chroma requirements/runner; do \
+	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements roles/autoscaler/files/requirements requirements/services requirements/chroma requirements/runner; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	    --universal --python-version 3.11 $$lock.in -o $$lock.txt || exit 1; \
 	done

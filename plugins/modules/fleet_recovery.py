@@ -92,6 +92,13 @@ options:
       - V(0) never waits.
     type: float
     default: 0
+  workers_min:
+    description:
+      - How many of the declared servers there are at least. Demand decides about the others, as
+        RV(selfhosted.llm_stack.fleet_state#module:notes) have it; one that it does not need goes with its disk (O(allow_data_loss)).
+      - Where it has not decided yet, those that are there are wanted.
+      - Without it, all that are declared are wanted.
+    type: int
   grace:
     description: Seconds a server that was just started has to become a node by itself.
     type: float
@@ -158,137 +165,82 @@ person:
   type: bool
 """
 
-from dataclasses import replace
-from typing import Any, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, with_spare
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.decide import (
+    decide,
+    desired_of,
+    look_at,
+    policy_of,
+    recovery_options,
+)
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import Observed, Policy, Recovery, as_table, plain
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import needs_offer, plan_recovery
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import notes_of, values_of
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import plan_recovery
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes, notes_of, values_of
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.swarm import worker_node
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run, in_parallel, start
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import start
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet, FleetSpec
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FleetSpec
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.options import fleet_options
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.read import read_catalogue
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
-
-_POLICY = (
-    "spare",
-    "regular_max",
-    "budget",
-    "rotate_gap",
-    "breaker_limit",
-    "breaker_window",
-    "breaker_rest",
-    "hand_back_gap",
-    "patience",
-    "grace",
-)
 
 
 def argument_spec() -> dict[str, Any]:
     """Return the module's options."""
-    defaults = Policy()
-    numbers = {name: {"type": "float", "default": getattr(defaults, name)} for name in _POLICY if name != "budget"}
-    for name in ("spare", "regular_max", "breaker_limit"):
-        numbers[name]["type"] = "int"
     return {
         **LOGIN_OPTIONS,
         **fleet_options(),
-        **numbers,
+        **recovery_options(),
         "fleet": {"type": "str", "default": ""},
         "workers": {"type": "list", "elements": "dict", "default": []},
         "replicas": {"type": "int"},
         "hosts": {"type": "dict", "default": {}},
         "notes": {"type": "dict", "default": {}},
-        "budget": {"type": "float"},
-        "rotate_before": {"type": "float", "default": 7200},
     }
 
 
-def policy_of(params: Mapping[str, Any], desired: FleetSpec) -> Policy:
-    """Return what may be done.
-
-    :raises BadInput: a number is below zero, or the budget does not bear the fleet itself.
-    """
-    for name in (*_POLICY, "rotate_before"):
-        if params[name] is not None and params[name] < 0:
-            raise BadInput(f"{name} is {params[name]:g}: give 0 or more.")
-    policy = Policy(**{name: params[name] for name in _POLICY}, rotate_before=params["rotate_before"] or None)
-    if params["allow_regular"] and not policy.regular_max:
-        policy = replace(policy, regular_max=len(desired.slots))
-    return policy
+def seen(params: dict[str, Any]) -> Observed:
+    """Return what the caller has seen of the swarm."""
+    nodes = tuple(worker_node(found) for found in params["workers"])
+    hosts = {str(name): str(address) for name, address in params["hosts"].items()}
+    return Observed(nodes=nodes, replicas=params["replicas"], hosts=hosts)
 
 
-def desired_of(params: Mapping[str, Any]) -> FleetSpec:
-    """Return the fleet as it should be, spare servers included."""
-    if not params["fleet"]:
-        return FleetSpec("")
-    options = with_spare({**params, "state": "present", "memory": {}}, params["spare"])
-    return fleet_spec({**options, "allow_regular": params["allow_regular"] or params["regular_max"] > 0})
+def make(params: dict[str, Any], *, desired: FleetSpec, policy: Policy, notes: Notes) -> tuple[Observed, Recovery]:
+    """Look at the cloud, if there is a fleet, and decide."""
+    observed, watch = seen(params), Watch(params["deadline"])
+    if not desired.fleet:
+        return observed, plan_recovery(observed, desired=desired, policy=policy, notes=notes, now=watch.now())
+    connections = connect({**params, "api_timeout": min(params["api_timeout"], params["deadline"])}, desired)
+    run = start(connections, watch=watch, calls=Calls(), api_timeout=params["api_timeout"], memory={})
+    return decide(run, look_at(run, observed, desired=desired), desired=desired, policy=policy, notes=notes)
 
 
-class Decision:
-    """One plan: what is seen, and what is decided about it."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-        self.desired = desired_of(params)
-        self._policy = policy_of(params, self.desired)
-        self._notes = notes_of(params["notes"])
-        self._watch = Watch(params["deadline"])
-        nodes = tuple(worker_node(found) for found in params["workers"])
-        hosts = {str(name): str(address) for name, address in params["hosts"].items()}
-        self.observed = Observed(nodes=nodes, replicas=params["replicas"], hosts=hosts)
-
-    def make(self) -> Recovery:
-        """Look at the cloud and decide; what regions offer is read only where something is to be started."""
-        if not self.desired.fleet:
-            return self._plan()
-        api_timeout = min(self._params["api_timeout"], self._params["deadline"])
-        connections = connect({**self._params, "api_timeout": api_timeout}, self.desired)
-        run = start(connections, watch=self._watch, calls=Calls(), api_timeout=api_timeout, memory={})
-        fleet = run.look(self.desired.fleet, groups=bool(self.desired.security_groups))
-        self.observed = replace(self.observed, fleet=fleet)
-        first = self._plan()
-        if not needs_offer(first):
-            return first
-        self.observed = replace(self.observed, fleet=self._with_offers(run, fleet))
-        return self._plan()
-
-    def _with_offers(self, run: Run, fleet: Fleet) -> Fleet:
-        regions = list(dict.fromkeys(place.region for slot in self.desired.slots for place in slot.placements))
-        offers = in_parallel(regions, lambda region: read_catalogue(run.clouds[region]), self._watch)
-        return replace(fleet, catalogues=dict(zip(regions, offers)))
-
-    def _plan(self) -> Recovery:
-        now = self._watch.now()
-        return plan_recovery(self.observed, desired=self.desired, policy=self._policy, notes=self._notes, now=now)
-
-    def report(self, recovery: Recovery) -> dict[str, Any]:
-        """Return what the module returns."""
-        currency = self.desired.prices.currency
-        return {
-            "plan": as_table(recovery.actions, currency),
-            "actions": [plain(action) for action in recovery.actions],
-            "act": acting_options(recovery, observed=self.observed, desired=self.desired),
-            "notes": values_of(recovery.notes),
-            "stale": [node.id for node in recovery.stale],
-            "cost": {"before": recovery.cost[0], "after": recovery.cost[1], "currency": currency},
-            "person": recovery.person,
-        }
+def report(recovery: Recovery, *, observed: Observed, desired: FleetSpec) -> dict[str, Any]:
+    """Return what the module returns."""
+    currency = desired.prices.currency
+    return {
+        "plan": as_table(recovery.actions, currency),
+        "actions": [plain(action) for action in recovery.actions],
+        "act": acting_options(recovery, observed=observed, desired=desired),
+        "notes": values_of(recovery.notes),
+        "stale": [node.id for node in recovery.stale],
+        "cost": {"before": recovery.cost[0], "after": recovery.cost[1], "currency": currency},
+        "person": recovery.person,
+    }
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        decision = Decision(module.params)
-        found = decision.report(decision.make())
+        desired, notes = desired_of(module.params), notes_of(module.params["notes"])
+        policy = policy_of(module.params, desired, scale=notes.scale)
+        observed, recovery = make(module.params, desired=desired, policy=policy, notes=notes)
+        found = report(recovery, observed=observed, desired=desired)
     except StackError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)

@@ -30,7 +30,7 @@ from labkit.play import INVENTORY, SITE, read
 from labkit.say import LabError, say
 from measure import LONG_RUNS, Figure, NotTaken, report, timed
 from month import month_availability, month_cost
-from recover import recover_failed_requests, recover_noop, recover_overhead_replaced_s, recover_overhead_s
+from recover import recover_detect_s, recover_failed_requests, recover_noop, recover_overhead_replaced_s, recover_overhead_s
 from swarm import swarm_noop
 from zfs_dataset import zfs_dataset_first, zfs_dataset_noop
 from zfs_layouts import zfs_pool_layouts
@@ -99,6 +99,7 @@ FIGURES: list[Callable[[], Figure]] = [
     zfs_pool_layouts,
     month_cost,
     month_availability,
+    recover_detect_s,
     recover_overhead_s,
     recover_overhead_replaced_s,
     recover_failed_requests,

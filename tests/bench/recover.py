@@ -1,7 +1,8 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What recovery costs on real engines: tests/swarm/test_recover_figures.py takes it, with a model of 256 MiB, once for all lines."""
+"""What recovery costs on real engines: tests/swarm/test_recover_figures.py takes it, with a model of 256 MiB, once for all lines but that
+of the autoscaler, which tests/swarm/test_autoscaler.py takes."""
 
 from __future__ import annotations
 
@@ -69,3 +70,16 @@ def recover_noop() -> Figure:
     times = _taken()["noop"]
     worst = max(run / ping for run, ping in zip(times["recover"], times["ping"]))
     return Figure("recover_noop", "pings", worst, n=len(times["recover"]), goal="at most 15", seconds=times)
+
+
+def recover_detect_s() -> Figure:
+    """The longest time from an interruption until the autoscaler asks the cloud to restore the server."""
+    with tempfile.TemporaryDirectory() as place:
+        seconds = Path(place) / "seconds.json"
+        argv = [str(python()), "-m", "pytest", "-q", "-m", "long", "tests/swarm/test_autoscaler.py", "-k", "within_seconds"]
+        environment = {**os.environ, "RECOVER_DETECT": str(seconds)}
+        ended = subprocess.run(argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if not seconds.exists():
+            raise NotTaken(f"tests/swarm/test_autoscaler.py wrote nothing: {' '.join(ended.stdout.split()[-60:])}")
+        found = [float(one) for one in json.loads(seconds.read_text(encoding="utf-8"))]
+    return Figure("recover_detect_s", "s", max(found), n=len(found), goal="at most 3", seconds={"detect": found})

@@ -36,6 +36,7 @@ PLAYBOOKS = (
     "workers",
     "services",
     "monitoring",
+    "autoscaler",
     "backup",
     "restore_drill",
     "restore",

@@ -15,7 +15,7 @@ from .state import Notes
 SERVER_LABEL = "llm-stack.server"
 
 # What can be decided about a worker, the most urgent first; also the order of the table.
-RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HEDGE, HAND_BACK, REFUSE, KEEP = (
+RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HEDGE, HAND_BACK, REFUSE, KEEP, IDLE = (
     "restore",
     "create",
     "replace",
@@ -30,6 +30,7 @@ RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HEDGE, 
     "hand back",
     "refuse",
     "keep",
+    "idle",
 )
 # What makes the cloud start something, and so costs.
 BILLED = (RESTORE, CREATE, REPLACE, START, ROTATE, HEDGE, HAND_BACK)
@@ -85,6 +86,10 @@ class Policy:
     :param hand_back_gap: between two tries to have a preemptible server in place of a regular one.
     :param patience: so late in an hour, of which a started one is billed in full, a server waits for the next while two zones serve.
     :param grace: how long a server that was just started has to become a node by itself.
+    :param wanted: how many of the declared servers demand needs, spare ones aside; None where that was not decided.
+    :param least: as many at least, where demand decides, and else those that are there; None where all that are declared are wanted.
+    :param improve: whether what serves is made better too, by rotating, spreading and handing back.
+    :param later: by slot, until when one that could not be brought back a moment ago is not tried again.
     """
 
     spare: int = 0
@@ -98,6 +103,10 @@ class Policy:
     hand_back_gap: float = 1800.0
     patience: float = 0.0
     grace: float = 120.0
+    wanted: int | None = None
+    least: int | None = None
+    improve: bool = True
+    later: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Action:
     @property
     def acts(self) -> bool:
         """Whether anything is done."""
-        return self.do not in (KEEP, REFUSE)
+        return self.do not in (KEEP, REFUSE, IDLE)
 
 
 @dataclass(frozen=True)

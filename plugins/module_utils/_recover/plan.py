@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Iterable
 
-from .._selectel.model import FleetSpec, Placement, Server, SlotSpec
+from .._selectel.model import Fleet, FleetSpec, Placement, Server, SlotSpec
 from .._selectel.placements import Rung
 from .._selectel.plan import Work, plan_slot, rungs_for
 from .._selectel.prices import fleet_price, running_price, server_price
 from .._selectel.read import gpus_of
 from .._selectel.report import started_at
-from .._selectel.states import INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
+from .._selectel.states import ALIVE, GONE, INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
 from .breaker import Interruption, noticed
 from .budget import HOUR, Ledger, booked, day_total, ended, open_ledger
 from .match import node_of, stale_nodes
@@ -23,6 +23,7 @@ from .model import (
     CREATE,
     HAND_BACK,
     HEDGE,
+    IDLE,
     KEEP,
     MEND,
     REFUSE,
@@ -77,6 +78,29 @@ def plan_recovery(observed: Observed, *, desired: FleetSpec, policy: Policy, not
     return planner.plan()
 
 
+def wanted_of(desired: FleetSpec, current: Fleet, policy: Policy) -> int | None:
+    """Return how many of the declared servers are wanted; None for all. Until demand has decided, those that are there are."""
+    if policy.wanted is not None or policy.least is None:
+        return policy.wanted
+    there = {one.slot for one in current.servers if kind_of(one) != GONE}
+    return max(policy.least, sum(1 for name in _declared(desired, policy) if name in there))
+
+
+def _declared(desired: FleetSpec, policy: Policy) -> list[str]:
+    return [slot.name for slot in desired.slots[: len(desired.slots) - policy.spare]]
+
+
+def surplus(desired: FleetSpec, current: Fleet, policy: Policy) -> frozenset[str]:
+    """Return the declared servers that demand does not need: first those that are not there, last those that run."""
+    wanted = wanted_of(desired, current, policy)
+    if wanted is None:
+        return frozenset()
+    there = {one.slot for one in current.servers if kind_of(one) != GONE}
+    alive = {one.slot for one in current.servers if kind_of(one) in ALIVE}
+    order = sorted(_declared(desired, policy), key=lambda name: (name not in alive, name not in there))
+    return frozenset(order[wanted:])
+
+
 def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
     """Return when each server must be rotated at the latest, in the order of the ends of their lives.
 
@@ -117,6 +141,7 @@ class _Planner:
         self._ledger: Ledger = open_ledger(notes.ledger, now=now, rate=self._rate)
         self._regulars = sum(1 for one in self._fleet.servers if self._is_fallback(one))
         self._rotated = notes.rotated
+        self._surplus = surplus(desired, self._fleet, policy)
         self._tried = {slot: at for slot, at in notes.tried.items() if now - at < policy.hand_back_gap}
         # Where this plan makes servers: as (slot, zone), the zone empty for a regular one.
         self._planned: list[tuple[str, str]] = []
@@ -125,12 +150,13 @@ class _Planner:
     def plan(self) -> Recovery:
         """Decide, what is broken before what could be better."""
         works = [plan_slot(slot, current=self._fleet, desired=self._desired, now=self._now) for slot in self._desired.slots]
-        actions = {work.slot.name: self._about(work) for work in works}
+        actions = {work.slot.name: self._about_surplus(work) if work.slot.name in self._surplus else self._about(work) for work in works}
         # A host that the inventory lists by hand under the name of a server is that server.
         others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
         actions.update({name: self._about_host(name, address) for name, address in others.items()})
         self._shed(actions)
-        self._improve(actions, busy=any(one.acts for one in actions.values()))
+        if self._policy.improve:
+            self._improve(actions, busy=any(one.acts for one in actions.values()))
         order = tuple(actions.values())
         changes = [one.cost for one in order if one.acts]
         known = not self._unpriced and all(cost is not None for cost in changes)
@@ -151,9 +177,35 @@ class _Planner:
             return Action(name, WAIT, work.reason, server=work.server)
         return self._about_broken(work)
 
+    def _about_surplus(self, work: Work) -> Action:
+        """Demand does not need this one: it goes with its disk, if that may be."""
+        name, reason = work.slot.name, f"demand needs {wanted_of(self._desired, self._fleet, self._policy)} of those declared"
+        held = [one for one in self._fleet.servers if one.slot == name and kind_of(one) != GONE]
+        alive = [one for one in held if kind_of(one) in ALIVE]
+        server = next(iter(alive + held), None)
+        left = (
+            {one.slot for one in self._fleet.ports}
+            | {one.slot for one in self._fleet.volumes}
+            | {one.slot for one in self._fleet.addresses}
+        )
+        if server is None and name not in left:
+            return Action(name, IDLE, reason)
+        node = node_of(server, self._seen.nodes, alone=len(alive) < 2) if server else None
+        if name not in self._desired.allow_data_loss:
+            reason += ", and what it holds would be deleted: name it in allow_data_loss, or raise gpu_workers_min"
+            return Action(name, REFUSE, reason, server=server, node=node, person=bool(alive))
+        if self._policy.later.get(name, 0.0) > self._now:
+            return Action(name, REFUSE, f"{reason}. It could not be removed a moment ago", server=server, node=node)
+        price = sum(running_price(one, self._desired.prices, self._desired.profile) or 0.0 for one in alive)
+        self._ledger = ended(self._ledger, price)
+        return Action(name, SHED, reason, -price, server=server, node=node)
+
     def _about_broken(self, work: Work) -> Action:
         name, old = work.slot.name, next(iter(work.restore or work.old), work.server)
         verb, reason, restore = _VERBS[work.action], work.reason, bool(work.restore)
+        later = self._policy.later.get(name, 0.0) - self._now
+        if later > 0:
+            return Action(name, REFUSE, f"{reason}. It could not be brought back a moment ago: again in {later:.0f} s", server=old)
         choice = self._choose(work.slot)
         patience = self._patience(name)
         if patience:

@@ -14,7 +14,9 @@ from .breaker import Breaker, breaker_of
 from .budget import Ledger
 
 PREFIX = "llm-stack."
-LOCK, MEMORY, BREAKER, LEDGER, ROTATED, TRIED = (f"{PREFIX}{name}" for name in ("lock", "memory", "breaker", "ledger", "rotated", "tried"))
+LOCK, MEMORY, BREAKER, LEDGER, ROTATED, TRIED, SCALE = (
+    f"{PREFIX}{name}" for name in ("lock", "memory", "breaker", "ledger", "rotated", "tried", "scale")
+)
 
 
 class StateError(StackError):
@@ -46,12 +48,24 @@ class Lock:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How many of the declared workers demand needs.
+
+    :param at: when that was decided.
+    """
+
+    wanted: int
+    at: float
+
+
+@dataclass(frozen=True)
 class Notes:
     """What a run leaves for the next.
 
     :param memory: placements that failed, as `_selectel` keeps them.
     :param rotated: when a rotation was begun last.
     :param tried: by slot, when a preemptible server was tried last in place of a regular one.
+    :param scale: None while nobody has scaled.
     """
 
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -59,6 +73,7 @@ class Notes:
     ledger: Ledger | None = None
     rotated: float = 0.0
     tried: dict[str, float] = field(default_factory=dict)
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ def state_of(labels: Mapping[str, str]) -> State:
 
     :raises StateError: one of ours cannot be understood; nothing is guessed.
     """
-    ours = {LOCK, MEMORY, BREAKER, LEDGER, ROTATED, TRIED}
+    ours = {LOCK, MEMORY, BREAKER, LEDGER, ROTATED, TRIED, SCALE}
     try:
         found = {key: json.loads(labels[key]) for key in sorted(ours & set(labels))}
         lock = Lock(**found[LOCK]) if LOCK in found else None
@@ -99,6 +114,7 @@ def notes_of(found: Mapping[str, Any]) -> Notes:
         ledger=Ledger(**found[LEDGER]) if found.get(LEDGER) else None,
         rotated=float(found.get(ROTATED, 0.0)),
         tried={str(key): float(at) for key, at in found.get(TRIED, {}).items()},
+        scale=Scale(int(found[SCALE]["wanted"]), float(found[SCALE]["at"])) if found.get(SCALE) else None,
     )
 
 
@@ -106,6 +122,7 @@ def values_of(notes: Notes) -> dict[str, Any]:
     """Return the notes as the values of labels; what is empty is left out."""
     ledger = notes.ledger.__dict__ if notes.ledger else None
     values = {MEMORY: notes.memory, BREAKER: notes.breaker.data, LEDGER: ledger, ROTATED: notes.rotated, TRIED: notes.tried}
+    values[SCALE] = notes.scale.__dict__ if notes.scale else None
     return {key: value for key, value in values.items() if value}
 
 

@@ -120,6 +120,22 @@ class SdkApi:
         with self._call(f"inspect the service {service_id}"):
             return dict(self._client.inspect_service(service_id))
 
+    def update_service(self, service_id: str, version: int, spec: dict[str, Any]) -> None:
+        """Replace a service's specification if it still has this version.
+
+        The SDK's own call makes a specification of single arguments, and what it does not know is lost.
+        """
+        url = f"{self._client.base_url}/v{self._client.api_version}/services/{service_id}/update"
+        with self._call(f"update the service {service_id}"):
+            answer = self._client.post(url, params={"version": version}, json=spec, timeout=60)
+        if answer.status_code >= 400:
+            raise EngineError(f"Docker could not update the service {service_id}: {answer.text.strip()}", answer.status_code)
+
+    def events(self, kinds: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield what happens to objects of these kinds, from now on; ends when the engine is silent for long."""
+        with self._call("tell of events"):
+            yield from self._client.events(filters={"type": kinds}, decode=True)
+
     def init_swarm(self, init: Init, *, advertise: str, data_path: str) -> None:
         """Make a swarm."""
         options: dict[str, Any] = {}

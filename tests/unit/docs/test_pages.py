@@ -21,7 +21,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 MANUAL = ROOT / "docs" / "manual"
 PAGES = sorted(MANUAL.glob("*.md"))
-PREFIXES = r"(?:storage_host|storage_backup|monitoring|llm_services|llm_stack|swarm_manager|gpu_workers?|gpu_fleet|registry|mesh)"
+PREFIXES = (
+    r"(?:storage_host|storage_backup|monitoring|autoscaler|llm_services|llm_stack|swarm_manager|gpu_workers?|gpu_fleet|registry|mesh)"
+)
 # Programs of the machines and of the distribution, which this collection does not make.
 PLAIN = {"nvidia-smi", "pip", "python3", "ssh", "zfs", "zpool", "cd", "export"}
 SUBCOMMANDS = {("service", "ls"), ("service", "ps"), ("service", "logs"), ("node", "ls")}

@@ -49,7 +49,12 @@ SITES: dict[str, dict[str, Any]] = {
         "llm_services_engine": "llamacpp",
         "monitoring_storage_targets": [],
     },
-    "published": {"monitoring_grafana_port": 3000, "monitoring_gpu": "datacenter", "swarm_manager_encrypted_overlays": True},
+    "published": {
+        "monitoring_grafana_port": 3000,
+        "monitoring_gpu": "datacenter",
+        "swarm_manager_encrypted_overlays": True,
+        "llm_stack_autoscaler": "true",
+    },
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "password": (

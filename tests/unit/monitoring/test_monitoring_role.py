@@ -134,6 +134,11 @@ def test_what_does_not_exist_is_not_watched(written: Written) -> None:
     assert sources == [["Prometheus", "Alertmanager", "Loki"], ["Prometheus", "Alertmanager"]]
 
 
+def test_the_autoscaler_is_watched_where_it_runs(written: Written) -> None:
+    jobs = {site: [job["job_name"] for job in yaml.safe_load(written.text(site, "prometheus.yml"))["scrape_configs"]] for site in STACKS}
+    assert [site for site, names in jobs.items() if "autoscaler" in names] == ["published"]
+
+
 def test_loki_s_configuration_has_retention_and_no_unknown_word(written: Written) -> None:
     found = yaml.safe_load(written.text("good", "loki.yml"))
     assert found.pop("auth_enabled") is False

@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover import proof
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, with_spare
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.breaker import Breaker
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import open_ledger
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.decide import policy_of, recovery_options
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import SERVER_LABEL, as_table
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import due, needs_offer
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes, Scale
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FloatingIp, Volume
 from fleetkit import wanted
 from recoverkit import HOUR, NOW, Z1, Z2, decide, done, fleet, node, only, seen, server
@@ -417,3 +419,90 @@ def test_late_in_a_billed_hour_a_server_waits_while_others_are_in_two_zones(othe
     assert action.do == do
     assert not action.person
     assert ("waits for the next hour to be billed, in 10 min" in action.reason) == (do == "refuse")
+
+
+# -- as many as demand needs -----------------------------------------------------------------------------------------------
+THREE = ("gpu1", "gpu2", "gpu3")
+# the servers there are, how many are wanted, what the fleet may lose -> what is done
+WANTED = {
+    "all serve, and one is too many": ((server("gpu1"), server("gpu2"), server("gpu3")), 2, THREE, ["keep", "keep", "shed"]),
+    "none is there beyond": ((server("gpu1"), server("gpu2")), 2, THREE, ["keep", "keep", "idle"]),
+    "one more": ((server("gpu1"), server("gpu2")), 3, THREE, ["keep", "keep", "create"]),
+    "one that runs stays before one that does not": (
+        (server("gpu1", "SHELVED"), server("gpu2")),
+        1,
+        THREE,
+        ["shed", "keep", "idle"],
+    ),
+    "one that can be restored comes before one that is not there": (
+        (server("gpu2", "SHELVED"), server("gpu3")),
+        2,
+        THREE,
+        ["idle", "restore", "keep"],
+    ),
+    "what may not be lost stays": ((server("gpu1"), server("gpu2")), 1, ("gpu1",), ["keep", "refuse", "idle"]),
+    "no limit": ((server("gpu1"),), None, THREE, ["keep", "create", "create"]),
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_as_many_are_there_as_demand_needs(name: str) -> None:
+    servers, number, loss, decided = WANTED[name]
+    found = decide(seen(*servers), fleet(*THREE, allow_data_loss=list(loss)), wanted=number, rotate_before=None)
+    assert [done(found)[slot] for slot in THREE] == decided
+
+
+@pytest.mark.parametrize(("there", "least", "decided"), [(3, 1, 3), (2, 1, 2), (1, 2, 2), (0, 1, 1)])
+def test_until_demand_decides_those_that_are_there_are_wanted(there: int, least: int, decided: int) -> None:
+    found = decide(seen(*(server(name) for name in THREE[:there])), fleet(*THREE), least=least, rotate_before=None)
+    assert [one.do for one in found.actions].count("idle") == 3 - decided
+    assert found.of("shed") == ()
+
+
+def test_spare_servers_are_no_matter_of_demand() -> None:
+    found = decide(seen(server("gpu1"), server("gpu2"), server("gpu3")), fleet(*THREE), wanted=1, spare=1, rotate_before=None)
+    assert done(found) == {"gpu1": "keep", "gpu2": "shed", "gpu3": "keep"}
+
+
+def test_one_that_goes_is_billed_no_further_and_its_node_goes_with_it() -> None:
+    found = decide(seen(server("gpu1"), server("gpu2")), fleet("gpu1", "gpu2"), wanted=1, rotate_before=None)
+    (action,) = found.of("shed")
+    assert (action.cost, action.node and action.node.hostname) == (-30.0, "gpu2")
+    assert found.notes.ledger is not None
+    assert (found.notes.ledger.bill, found.notes.ledger.rate) == (60.0, 30.0), "its hour is paid for"
+
+
+def test_what_is_left_of_one_that_went_goes_too() -> None:
+    observed = seen(server("gpu1"))
+    left = replace(observed.fleet, volumes=(Volume("v", "r1", "gpu2", "available", used=True),))
+    found = decide(replace(observed, fleet=left), fleet("gpu1", "gpu2"), wanted=1, rotate_before=None)
+    assert done(found) == {"gpu1": "keep", "gpu2": "shed"}
+
+
+def test_one_that_could_not_be_brought_back_is_tried_again_later() -> None:
+    observed = seen(server("gpu1", "SHELVED"))
+    waits = only(decide(observed, later={"gpu1": NOW + 30}))
+    assert (waits.do, "again in 30 s" in waits.reason) == ("refuse", True)
+    assert only(decide(observed, later={"gpu1": NOW})).do == "restore"
+
+
+def test_without_improving_nothing_that_serves_is_touched() -> None:
+    old = seen(server("gpu1", age=23 * HOUR))
+    assert only(decide(old)).do == "rotate"
+    assert only(decide(old, improve=False)).do == "keep"
+
+
+@pytest.mark.parametrize(
+    ("least", "noted", "number"),
+    [(None, 1, None), (1, None, None), (1, 2, 2), (1, 9, 3), (2, 1, 2), ("4", None, "workers_min is 4, and 3 servers")],
+)
+def test_what_was_noted_is_followed_within_bounds(least: Any, noted: int | None, number: int | str | None) -> None:
+    desired = fleet(*THREE)
+    params = {name: option.get("default") for name, option in recovery_options().items()}
+    params.update(workers_min=least if least is None else int(least), allow_regular=False)
+    scale = None if noted is None else Scale(noted, NOW)
+    if isinstance(number, str):
+        with pytest.raises(BadInput, match=number):
+            policy_of(params, desired, scale=scale)
+    else:
+        assert policy_of(params, desired, scale=scale).wanted == number

@@ -203,6 +203,23 @@ def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
     assert "llm-stack.lock" not in whole.swarm.labels
 
 
+def test_where_the_autoscaler_runs_its_number_of_workers_is_kept(whole: Control) -> None:
+    """Demand needs one: recover.yml takes the other away, and does not make it again."""
+    whole.declare(llm_stack_autoscaler="true", gpu_workers_min="1")
+    whole.swarm.labels["llm-stack.scale"] = json.dumps({"wanted": 1, "at": 0.0})
+    ended = whole.recover()
+    assert ended.returncode == 0
+    assert summary(ended)["ended"] == ["gpu2"]
+    assert list(ids(whole)) == ["gpu1"]
+    assert whole.cloud.orphans() == []
+    again = whole.recover()
+    assert again.returncode == 0
+    assert summary(again)["healthy"] == ["gpu1"]
+    whole.declare(gpu_workers_min="1")
+    ended = whole.recover("--check")
+    assert "gpu2    create" in ended.stdout, "without the autoscaler all that are declared are wanted"
+
+
 @pytest.fixture
 def fleet(control: Control) -> Control:
     """With two servers in the cloud that no node has come of; a teardown asks for no more."""

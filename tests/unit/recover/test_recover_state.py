@@ -19,6 +19,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.stat
     Lock,
     LockLost,
     Notes,
+    Scale,
     State,
     StateError,
     labels_of,
@@ -94,6 +95,7 @@ def test_what_is_written_is_read_and_labels_of_others_stay() -> None:
         ledger=Ledger(20000, 3, 1.0, 0.5, 0.25),
         rotated=3.0,
         tried={"gpu1": 4.0},
+        scale=Scale(2, 5.0),
     )
     state = State(Lock("awx", "t1", 1.0, 2.0), notes, {"theirs": "x"})
     assert state_of(labels_of(state)) == state

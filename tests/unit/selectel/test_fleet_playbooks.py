@@ -125,3 +125,11 @@ def test_without_a_fleet_nothing_is_done(control: Control) -> None:
     ended = control.play("provision")
     assert (ended.returncode, recap(ended)["ok"]) == (0, 0)
     assert control.cloud.log == []
+
+
+def test_where_the_autoscaler_runs_only_as_many_are_made_as_demand_needs(control: Control) -> None:
+    switch = {"llm_stack_autoscaler": "true", "gpu_workers_min": "1"}
+    control.write("inventory/hosts.yml", {"all": {"vars": {"gpu_fleet": {**FLEET, "count": 3}, **switch}}})
+    ended = control.play("provision", "--check", "--diff")
+    assert ended.returncode == 0
+    assert set(re.findall(r"Create (gpu\d) at", ended.stdout)) == {"gpu1"}

@@ -41,11 +41,12 @@ class _Adapter:
 
 
 def connect(**options: Any) -> Any:
-    """Return a connection; the password must be the one that the playbook was given."""
-    assert options["auth"]["password"] == "hunter2"
+    """Return a connection; the secret must be the one that the caller was given."""
+    auth = options["auth"]
+    assert auth.get("application_credential_secret" if options.get("auth_type") else "password") == "hunter2"
     endpoints = {"compute": [{"region_id": "r1"}]}
     catalog = SimpleNamespace(get_endpoints=lambda service_type: endpoints)
-    auth = SimpleNamespace(get_access=lambda _session: SimpleNamespace(service_catalog=catalog))
+    session_auth = SimpleNamespace(get_access=lambda _session: SimpleNamespace(service_catalog=catalog))
     found = {service: _Adapter(service) for service in ("compute", "network", "block_storage", "image")}
-    config = SimpleNamespace(get_auth_args=lambda: options["auth"])
-    return SimpleNamespace(session=SimpleNamespace(auth=auth), config=config, **found)
+    config = SimpleNamespace(get_auth_args=lambda: auth)
+    return SimpleNamespace(session=SimpleNamespace(auth=session_auth), config=config, **found)
