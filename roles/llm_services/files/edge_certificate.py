@@ -100,7 +100,23 @@ def roll(stack: str, lineage: Path) -> str:
     if not options:
         return f"{service} has this certificate already"
     run(["docker", "service", "update", "--quiet", "--detach=false", *options, service])
+    sweep(stack)
     return f"{service} has a new certificate"
+
+
+def sweep(stack: str) -> None:
+    """Remove what no service of the stack has any more, neither now nor should it go back to what it was before, as the role does."""
+    mine = f"--filter=label=com.docker.stack.namespace={stack}"
+    services = run(["docker", "service", "ls", "--quiet", mine]).split()
+    wanted = set()
+    for service in json.loads(run(["docker", "service", "inspect", *services])):
+        for spec in (service["Spec"], service.get("PreviousSpec") or service["Spec"]):
+            container = spec["TaskTemplate"]["ContainerSpec"]
+            for title in ("Config", "Secret"):
+                wanted |= {str(each[f"{title}Name"]) for each in container.get(f"{title}s") or []}
+    for kind in ("config", "secret"):
+        for name in sorted(set(run(["docker", kind, "ls", "--format", "{{.Name}}", mine]).split()) - wanted):
+            run(["docker", kind, "rm", name])
 
 
 def main(argv: list[str]) -> None:

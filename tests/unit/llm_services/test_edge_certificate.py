@@ -74,6 +74,7 @@ class Swarm:
         configs.append({"ConfigName": certificate, "File": {"Name": "/etc/nginx/tls.crt"}})
         secrets = [{"SecretName": key, "File": {"Name": "edge_tls_key"}}]
         self.spec = [{"Spec": {"TaskTemplate": {"ContainerSpec": {"Configs": configs, "Secrets": secrets}}}}]
+        self.spec[0]["PreviousSpec"] = {"TaskTemplate": {"ContainerSpec": {"Configs": [{"ConfigName": "llm_edge_conf_0"}]}}}
         self.asked: list[list[str]] = []
         self.texts: dict[str, str] = {}
 
@@ -81,6 +82,8 @@ class Swarm:
         self.asked.append(argv)
         if argv[2] == "create":
             self.texts[argv[-2]] = str(text)
+        if argv[1:3] == ["config", "ls"] and argv[-1].startswith("--filter"):
+            return "llm_edge_conf_gone\nllm_edge_conf_0\nllm_edge_conf_1\n"
         return json.dumps(self.spec) if argv[1:3] == ["service", "inspect"] else ""
 
 
@@ -102,11 +105,14 @@ def test_a_new_certificate_takes_the_place_of_the_old_one(program: ModuleType, l
     assert program.roll("llm", lineage) == "llm_edge has a new certificate"
     certificate, key = named("edge_certificate", "the certificate\n"), named("edge_tls_key", "the key\n")
     assert swarm.texts == {certificate: "the certificate\n", key: "the key\n"}
-    assert swarm.asked[-1] == [
+    (updated,) = [argv for argv in swarm.asked if argv[1:3] == ["service", "update"]]
+    assert updated == [
         *("docker", "service", "update", "--quiet", "--detach=false"),
         *("--config-rm=llm_edge_certificate_old", f"--config-add=source={certificate},target=/etc/nginx/tls.crt"),
         *("--secret-rm=llm_edge_tls_key_old", f"--secret-add=source={key},target=edge_tls_key,mode=0400", "llm_edge"),
     ]
+    # What is neither in use now nor was before is gone; the role's next run has nothing to do.
+    assert [argv[1:] for argv in swarm.asked if argv[2] == "rm"] == [["config", "rm", "llm_edge_conf_gone"]]
     # The key is in no argument.
     assert "the key" not in json.dumps(swarm.asked)
 
