@@ -152,7 +152,7 @@ def _take_at_once(steps: tuple[Step, ...], row: list[int], do: Callable[[Step], 
                 return
             failures.update(_take(steps, [position], do, done))
 
-    workers = [threading.Thread(target=work) for _ in range(_AT_ONCE)]
+    workers = [threading.Thread(target=work) for _worker in range(_AT_ONCE)]
     for worker in workers:
         worker.start()
     for worker in workers:

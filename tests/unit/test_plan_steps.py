@@ -60,5 +60,5 @@ def test_after_a_failure_none_is_begun_and_each_is_named_as_it_is() -> None:
     assert len(failed.left) > 10
 
 
-def void(_: object) -> None:
+def void(_value: object) -> None:
     """Nothing."""

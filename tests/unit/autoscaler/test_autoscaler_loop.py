@@ -279,27 +279,33 @@ def test_whoever_holds_the_lock_keeps_it_still(site: Site) -> None:
     rest(site, autoscaler)
 
 
+Fault = Callable[[StandinCloud, str, str, str, Callable[[], Response]], "Response | None"]
+
+
+def thief(site: Site, at: int, seen: dict[str, int]) -> Fault:
+    """Takes the lock away with the cloud's answer to that call of those that change something."""
+
+    def steal(cloud: StandinCloud, _service: str, method: str, _path: str, answer: Callable[[], Response]) -> Response | None:
+        if method == "GET":
+            return None
+        seen["writes"] += 1
+        seen["after"] += int(seen["writes"] > at + 1)
+        found = answer()
+        if seen["writes"] == at + 1:
+            labels = site.swarm.labels
+            labels[LOCK] = json.dumps({"owner": "AWX job 7", "token": "theirs", "since": cloud.now, "until": cloud.now + 30})
+        return found
+
+    return steal
+
+
 @pytest.mark.long
 def test_the_lock_is_asked_for_before_every_call_that_changes_the_cloud(site: Site) -> None:
     """Taken away before the first, the second, ... call: nothing further is asked of the cloud, and what was made is taken up."""
     site.want(3)
     for call in range(40):
         seen = {"writes": 0, "after": 0}
-
-        def steal(
-            cloud: StandinCloud, _service: str, method: str, _path: str, answer: Callable[[], Response], at: int = call, seen: Any = seen
-        ) -> Response | None:
-            if method == "GET":
-                return None
-            seen["writes"] += 1
-            seen["after"] += int(seen["writes"] > at + 1)
-            found = answer()
-            if seen["writes"] == at + 1:
-                labels = site.swarm.labels
-                labels[LOCK] = json.dumps({"owner": "AWX job 7", "token": "theirs", "since": cloud.now, "until": cloud.now + 30})
-            return found
-
-        site.cloud.fault = steal
+        site.cloud.fault = thief(site, call, seen)
         site.autoscaler().turn()
         site.cloud.fault = None
         assert seen["after"] == 0, f"{seen['after']} calls after the lock was lost before call {call + 1}"
@@ -410,6 +416,20 @@ def some_turns(site: Site, autoscaler: Autoscaler) -> None:
 AMISS: dict[str, tuple[Callable[[Site], None], int]] = {"out": (lose_one_and_scale, 3), "in": (scale_in, 1)}
 
 
+def killer(at: int, answered: bool, count: dict[str, int]) -> Fault:
+    """Ends the autoscaler at that call, before or after it was carried out."""
+
+    def kill(_cloud: StandinCloud, _service: str, _method: str, _path: str, answer: Callable[[], Response]) -> Response | None:
+        count["calls"] += 1
+        if count["calls"] > at:
+            if answered and count["calls"] == at + 1:
+                answer()
+            raise Killed
+        return None
+
+    return kill
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("amiss", AMISS)
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
@@ -420,21 +440,10 @@ def test_killed_at_any_call_to_the_cloud_the_next_one_goes_on(tmp_path: Path, am
         place = tmp_path / str(at)
         place.mkdir()
         site, count = Site(place), {"calls": 0}
-
-        def kill(
-            _cloud: StandinCloud, _service: str, _method: str, _path: str, answer: Callable[[], Response], at: int = at, count: Any = count
-        ) -> Response | None:
-            count["calls"] += 1
-            if count["calls"] > at:
-                if answered and count["calls"] == at + 1:
-                    answer()
-                raise Killed
-            return None
-
         with serving(site.swarm):
             site.begin()
             lose(site)
-            site.cloud.fault = kill
+            site.cloud.fault = killer(at, answered, count)
             ended = True
             try:
                 some_turns(site, site.autoscaler())

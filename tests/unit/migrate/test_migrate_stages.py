@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,7 +40,10 @@ CREATE TABLE embedding_metadata (id INTEGER, key TEXT NOT NULL, string_value TEX
 def chroma(folder: Path, collections: dict[str, list[dict[str, str]]]) -> Path:
     """A Chroma database in the form of chromadb 1.5, without vectors; tests/services tries one that Chroma itself made."""
     folder.mkdir(parents=True)
-    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as database, database:
+    # A connection is left open by its own context, which is a transaction.
+    with ExitStack() as stack:
+        database = stack.enter_context(closing(sqlite3.connect(folder / "chroma.sqlite3")))
+        stack.enter_context(database)
         database.executescript(SCHEMA)
         number = 0
         for name, passages in collections.items():
