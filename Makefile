@@ -48,7 +48,7 @@ test-unit: venvs link ## planners as tables, readers on recorded output, applier
 	@$(BIN)/python tests/tools/venvs.py --list | { status=0; marks="not long"; while read core place; do \
 	  test -e $$place/lock.sha256 || continue; \
 	  echo "--- ansible-core $$core"; \
-	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 -m "$$marks" tests/unit --junit-xml=build/junit/test-unit@$$core.xml || status=1; \
+	  PATH=$$place/bin:$$PATH $$place/bin/python -m pytest -q -n 2 --dist worksteal -m "$$marks" tests/unit --junit-xml=build/junit/test-unit@$$core.xml || status=1; \
 	  marks="not long and not one_core"; \
 	done; exit $$status; }
 
