@@ -8,7 +8,6 @@ Planners are pure: current state, desired state and guards in, a :class:`Plan` o
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
@@ -139,22 +138,20 @@ def _take(steps: tuple[Step, ...], row: list[int], do: Callable[[Step], None], d
 
 
 def _take_at_once(steps: tuple[Step, ...], row: list[int], do: Callable[[Step], None], done: set[int]) -> dict[int, StackError]:
-    """Take steps a few at a time; once one has failed none is begun, and those under way are waited for."""
-    failures: dict[int, StackError] = {}
-    waiting = iter(row)
-    lock = threading.Lock()
+    """Take steps a few at a time; once one has failed none is begun, and those under way are waited for.
 
-    def work() -> None:
-        while True:
-            with lock:
-                position = next(waiting, None)
-            if position is None or failures:
-                return
+    An error that is no failure of a step comes through, as it does where steps are taken one by one.
+    """
+    # Few plans come here, and what this brings along takes time to load.
+    from concurrent.futures import ThreadPoolExecutor
+
+    failures: dict[int, StackError] = {}
+
+    def take(position: int) -> None:
+        if not failures:
             failures.update(_take(steps, [position], do, done))
 
-    workers = [threading.Thread(target=work) for _worker in range(_AT_ONCE)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        # Nothing comes back but an error that one of them raised.
+        list(pool.map(take, row))
     return failures

@@ -60,5 +60,14 @@ def test_after_a_failure_none_is_begun_and_each_is_named_as_it_is() -> None:
     assert len(failed.left) > 10
 
 
+def test_an_error_that_is_no_failure_of_a_step_is_not_lost() -> None:
+    def do(step: Step) -> None:
+        if step.target == "a3":
+            raise OSError("cannot fork")
+
+    with pytest.raises(OSError, match="cannot fork"):
+        Plan(tuple(steps(30, "a"))).carry_out(do)
+
+
 def void(_value: object) -> None:
     """Nothing."""

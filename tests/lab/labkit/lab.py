@@ -25,7 +25,7 @@ AnyMachine = Union[VirtualMachine, ContainerMachine]
 # An emulated machine on a busy host may take minutes.
 BOOT_SECONDS = 600
 
-# A container machine was found once whose network settings could not be written, which keeps Docker from starting.
+# Container machines were found twice whose network settings could not be written, which keeps Docker from starting.
 _UP = "{ test -w /proc/sys/net/ipv4/ip_forward || /usr/local/sbin/lab-writable; } >&2; echo up"
 
 
