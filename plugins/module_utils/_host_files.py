@@ -33,6 +33,7 @@ class WantedFile:
     :param secret: its content is shown nowhere.
     :param block: the content is a part of a file that others wrote; the rest of it stays.
     :param marker: words that a file written by the same role holds; a file without them is another's.
+    :param leave_others: such a file of another's is left as it is, and not refused.
     :param validate: a command that must accept the new file before it takes its place; ``%s`` stands for its path.
     """
 
@@ -45,6 +46,7 @@ class WantedFile:
     secret: bool = False
     block: bool = False
     marker: str = ""
+    leave_others: bool = False
     validate: tuple[str, ...] = ()
 
     @property
@@ -98,6 +100,7 @@ def _wanted(option: Mapping[str, Any]) -> WantedFile:
         secret=secret,
         block=bool(option.get("block")),
         marker=option.get("marker") or "",
+        leave_others=bool(option.get("leave_others")),
         validate=validate,
     )
 
@@ -139,7 +142,10 @@ def plan(found: Mapping[str, FoundFile], wanted: Iterable[WantedFile]) -> Plan:
         if want.in_place and have.content is None:
             warnings.append(f"{want.path} does not exist: the kernel module it belongs to is not loaded. Left out.")
         elif want.marker and have.content is not None and want.marker not in have.content:
-            refusals.append(_of_another(want))
+            if want.leave_others:
+                warnings.append(f"{want.path} does not say {want.marker!r}, so somebody else wrote it. It is left as it is.")
+            else:
+                refusals.append(_of_another(want))
         elif not _same_content(have, want):
             steps.append(Step("write", want.path, f"Write {want.path}", want))
             before[want.path] = _HIDDEN if want.secret else (have.content or "").splitlines()

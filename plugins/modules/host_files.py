@@ -69,6 +69,11 @@ options:
         description:
           - Words that the content holds. An existing file without them was written by somebody else and is refused.
         type: str
+      leave_others:
+        description:
+          - Whether such a file of somebody else's is left as it is, with a warning, and not refused.
+        type: bool
+        default: false
       validate:
         description:
           - A command and its arguments that must accept the new file before it takes the place of the old one. V(%s) stands for its path.
@@ -127,6 +132,7 @@ def main() -> None:
         "in_place": {"type": "bool", "default": False},
         "block": {"type": "bool", "default": False},
         "marker": {"type": "str"},
+        "leave_others": {"type": "bool", "default": False},
         "validate": {"type": "list", "elements": "str"},
     }
     spec = {"files": {"type": "list", "elements": "dict", "required": True, "options": file}}

@@ -141,6 +141,8 @@ def change(state: dict[str, Any], verb: str, words: list[str]) -> None:
 
 def syncoid(source: str, target: str) -> None:
     state = load()
+    # The other host is this one.
+    source, target = source.rpartition(":")[2], target.rpartition(":")[2]
     if source not in state:
         die(f"CRITICAL ERROR: {source} does not exist")
     for part in [name[len(source) :] for name in sorted(state) if name == source or name.startswith(f"{source}/")]:

@@ -14,8 +14,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.one_core
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles" / "storage_backup" / "files" / "llm-backup"
 STANDIN = Path(__file__).with_name("standin_zfs.py")
-TAG = "llm-backup:data"
+TAG, PROVEN = "llm-backup:data", "llm-drill:data"
 JOB: dict[str, Any] = {"name": "data", "source": "llm/data", "target": "backup/data", "max_age_hours": 2}
 
 
@@ -47,10 +48,16 @@ class Place:
             monkeypatch.setattr(self.program, name, home / name.lower())
             (home / name.lower()).mkdir()
         monkeypatch.setattr(self.program, "DRILL", home / "drill.json")
+        self.now = 3600.0
+        clock = SimpleNamespace(time=lambda: self.now, strftime=time.strftime, gmtime=time.gmtime)
+        monkeypatch.setattr(self.program, "time", clock)
         (home / "drill.json").write_text(json.dumps({"max_age_days": 8, "scratch": "llm/drill"}))
         for name in ("zfs", "syncoid"):
             (home / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" {name} "$@"\n')
             (home / name).chmod(0o755)
+        # A STAND-IN of ssh, which reaches this host: what follows -- is a line for its shell.
+        (home / "ssh").write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec sh -c "$*"\n')
+        (home / "ssh").chmod(0o755)
         monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
         monkeypatch.setenv("ZFS_HOME", str(home))
         self.state: dict[str, Any] = {}
@@ -77,9 +84,17 @@ class Place:
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
-    def held(self) -> set[str]:
+    def bare(self) -> dict[str, Any]:
+        """What there is, without the holds that drills make."""
         found = self.read()
-        return {f"{name}@{snap}" for name, one in found.items() for snap, each in one["snapshots"].items() if TAG in each["holds"]}
+        for one in found.values():
+            for each in one["snapshots"].values():
+                each["holds"] = [tag for tag in each["holds"] if tag != PROVEN]
+        return found
+
+    def held(self, tag: str = "llm-backup:data") -> set[str]:
+        found = self.read()
+        return {f"{name}@{snap}" for name, one in found.items() for snap, each in one["snapshots"].items() if tag in each["holds"]}
 
     def log(self) -> list[str]:
         return (self.home / "log").read_text().splitlines()
@@ -163,6 +178,7 @@ def test_a_run_sends_holds_and_tells(place: Place) -> None:
         "llm_backup_success": 1,
         "llm_backup_last_success_timestamp_seconds": 2000,
         "llm_backup_max_age_seconds": 7200,
+        "llm_backup_first_try_timestamp_seconds": 3600,
     }
     place.dataset("llm/data", c=(3000, {"x": b"newer"}))
     assert place.program.main(["run", "data"]) == 0
@@ -221,6 +237,23 @@ def test_a_job_that_is_not_there_is_told(place: Place, capsys: Any) -> None:
         place.program.main(["walk"])
 
 
+def test_a_first_run_that_never_ends_is_known_of(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.job()
+    seen: list[dict[str, float]] = []
+
+    def hang(_job: dict[str, Any]) -> int:
+        seen.append(place.metrics())
+        return 2000
+
+    monkeypatch.setattr(place.program, "replicate", hang)
+    assert place.program.main(["run", "data"]) == 0
+    # What is told before it ends: it is not called a failure yet.
+    assert seen == [{"llm_backup_first_try_timestamp_seconds": 3600, "llm_backup_max_age_seconds": 7200}]
+    place.now = 5000.0
+    assert place.program.main(["run", "data"]) == 0
+    assert place.metrics()["llm_backup_first_try_timestamp_seconds"] == 3600, "the first try stays the first"
+
+
 # --- drills of replications -------------------------------------------------------------------------------------------------------
 def test_a_drill_restores_compares_opens_and_cleans_up(place: Place, capsys: Any) -> None:
     place.job()
@@ -230,7 +263,7 @@ def test_a_drill_restores_compares_opens_and_cleans_up(place: Place, capsys: Any
     assert "data: backup/data@b was restored: 2 files as in the source, 1 databases opened" in capsys.readouterr().out
     assert place.metrics()["llm_restore_drill_success"] == 1
     assert place.metrics()["llm_restore_drill_max_age_seconds"] == 8 * 86400
-    assert place.read() == before
+    assert place.bare() == before
     assert list((place.home / "scratch_mounts").iterdir()) == []
 
 
@@ -259,6 +292,123 @@ def test_a_damaged_copy_is_noticed_and_nothing_is_removed(place: Place, capsys: 
     assert place.metrics()["llm_restore_drill_success"] == 0
     assert "llm_restore_drill_last_success_timestamp_seconds" not in place.metrics()
     assert place.read() == before, "holds and snapshots stay, and the scratch place is gone"
+
+
+def test_a_copy_that_is_older_than_it_may_be_is_no_success(place: Place, capsys: Any) -> None:
+    """The last run ended well, and its timer has not run since."""
+    place.job()
+    place.program.main(["run", "data"])
+    place.now = 2000.0 + 2 * 3600
+    assert place.program.main(["drill"]) == 0
+    place.now += 360
+    assert place.program.main(["drill"]) == 1
+    assert "1 databases opened, but the copy is 2.1 h old and may be 2: its timer does not run" in capsys.readouterr().err
+    assert place.metrics()["llm_restore_drill_success"] == 0
+
+
+def test_the_last_copy_that_was_found_good_is_held_until_another_is(place: Place) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    assert place.held(PROVEN) == set()
+    assert place.program.main(["drill"]) == 0
+    assert place.held(PROVEN) == {"backup/data@b"}
+    place.dataset("llm/data", c=(3000, {"x": b"newer"}))
+    place.program.main(["run", "data"])
+    damaged = place.home / "data" / "backup" / "data" / ".zfs" / "snapshot" / "c" / "x"
+    damaged.write_bytes(b"other")
+    assert place.program.main(["drill"]) == 1
+    place.program.main(["run", "data"])
+    assert place.held() == {"llm/data@c", "backup/data@c"}
+    assert place.held(PROVEN) == {"backup/data@b"}, "the newest is damaged, so a pruning must not take the one before it"
+    damaged.write_bytes(b"newer")
+    assert place.program.main(["drill"]) == 0
+    assert place.held(PROVEN) == {"backup/data@c"}
+
+
+def test_a_pulled_copy_is_compared_with_the_source_on_its_host(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    odd = "it's a $name\n"
+    place.dataset("llm/data", c=(3000, {odd: b"1", "deep/x": b"2"}))
+    source = place.home / "data" / "llm" / "data" / ".zfs" / "snapshot" / "c"
+    (source / "link").symlink_to("deep/x")
+    place.job(host="backup@192.0.2.12", direction="pull")
+    assert place.program.main(["run", "data"]) == 0, capsys.readouterr().err
+    (place.home / "data" / "backup" / "data" / ".zfs" / "snapshot" / "c" / "link").unlink()
+    (place.home / "data" / "backup" / "data" / ".zfs" / "snapshot" / "c" / "link").symlink_to("deep/x")
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert "backup/data@c was restored: 3 files as in the source" in capsys.readouterr().out
+    copy = place.home / "data" / "backup" / "data" / ".zfs" / "snapshot" / "c" / "deep" / "x"
+    copy.write_bytes(b"other")
+    assert place.program.main(["drill"]) == 1
+    assert "1 of 3 files differ from" in capsys.readouterr().err
+    copy.write_bytes(b"2")
+    # An account that may send and not read.
+    (place.home / "find").write_text("#!/bin/sh\necho 'Permission denied' >&2\nexit 1\n")
+    (place.home / "find").chmod(0o755)
+    assert place.program.main(["drill"]) == 0
+    assert "it was not compared: " in capsys.readouterr().out
+
+
+def test_a_source_without_a_mount_point_is_told(place: Place, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    state = place.read()
+    state["llm/data"]["properties"]["mountpoint"] = "legacy"
+    (place.home / "state.json").write_text(json.dumps(state))
+    assert place.program.main(["drill"]) == 1
+    assert "llm/data has no mount point, so its files are not reached. Give it one" in capsys.readouterr().err
+    # One that only holds others has none, and no files.
+    place.dataset("llm/data", c=(3000, {}))
+    (place.home / "data" / "llm" / "data" / ".zfs" / "snapshot" / "c").mkdir()
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert "it has no files, and its source no mount point" in capsys.readouterr().out
+
+
+def test_a_copy_that_was_not_opened_is_not_held_as_a_good_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    place.program.main(["drill"])
+    assert place.metrics()["llm_restore_drill_opened"] == 1
+    monkeypatch.setenv("ZFS_RECEIVED", json.dumps({"keystatus": "unavailable"}))
+    place.dataset("llm/data", c=(3000, {"x": b"newer"}))
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 0
+    assert place.held(PROVEN) == {"backup/data@b"}
+    assert place.metrics()["llm_restore_drill_opened"] == 0, "nobody knows whether it opens"
+
+
+def test_a_job_that_cannot_be_read_is_a_failure_and_the_others_are_tried(place: Place, capsys: Any) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    (place.home / "jobs" / "broken.json").write_text("{")
+    assert place.program.main(["drill"]) == 1
+    assert "broken: " in capsys.readouterr().err
+    told = {path.name: json.loads(path.read_text())["llm_restore_drill_success"] for path in (place.home / "state").glob("*.drill.json")}
+    assert told == {"broken.drill.json": 0, "data.drill.json": 1}
+
+
+def unfinished_write(home: Path) -> dict[str, bytes]:
+    """A database and its journal in the middle of a transaction that has reached the disk in part."""
+    path = home / "busy.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.executescript("create table t (a, b); create index i on t (a);")
+        writer.executemany("insert into t values (?, ?)", [(n, "x" * 200) for n in range(3000)])
+        writer.executescript("pragma cache_size=5; begin; update t set a = a + 100000;")
+        return {name: (home / name).read_bytes() for name in ("busy.sqlite", "busy.sqlite-journal")}
+
+
+def test_a_database_that_was_being_written_to_is_opened_with_its_journal(place: Place, tmp_path: Path, capsys: Any) -> None:
+    files = unfinished_write(tmp_path)
+    place.dataset("llm/data", c=(3000, files))
+    place.job()
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert "2 files as in the source, 1 databases opened" in capsys.readouterr().out
+    # Without its journal the same database is not whole, and that is noticed.
+    place.dataset("llm/data", d=(3100, {"busy.sqlite": files["busy.sqlite"]}))
+    place.program.main(["run", "data"])
+    assert place.program.main(["drill"]) == 1
+    assert "The database busy.sqlite cannot be opened after the restore" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["zfs send", "zfs receive", "zfs mount"])
@@ -327,7 +477,7 @@ def test_a_copy_opens_with_its_key_and_a_wrong_one_is_noticed(
     else:
         assert "2 files as in the source, 1 databases opened" in said.out
     assert place.metrics()["llm_restore_drill_success"] == 1 - status
-    assert place.read() == before, "nothing is pruned, no hold released, and the scratch place is gone"
+    assert place.bare() == before, "nothing is pruned, no hold released, and the scratch place is gone"
 
 
 def test_a_key_that_is_not_there_is_told(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -348,7 +498,7 @@ def test_a_send_that_broke_off_is_noticed_until_it_is_gone_on_with(place: Place,
     said = capsys.readouterr().err
     assert "backup/data@b was restored: 2 files as in the source, 1 databases opened, but a send to backup/data broke off" in said
     assert place.metrics()["llm_restore_drill_success"] == 0
-    assert place.read() == state, "what arrived of it is kept, and the held copy too"
+    assert place.bare() == state, "what arrived of it is kept, and the held copy too"
     with place.program.alone("data"):
         assert place.program.main(["drill"]) == 0, "a run that is under way is no run that broke off"
     state["backup/data"]["properties"]["receive_resume_token"] = "-"
@@ -366,7 +516,7 @@ def test_a_run_that_a_full_target_failed_is_noticed_by_the_drill_too(place: Plac
     monkeypatch.setenv("ZFS_FAIL", "")
     assert place.program.main(["drill"]) == 1
     assert "but the last run of data failed, and newer data has no copy" in capsys.readouterr().err
-    assert place.read() == before and place.held() == {"llm/data@b", "backup/data@b"}
+    assert place.bare() == before and place.held() == {"llm/data@b", "backup/data@b"}
     assert place.program.main(["run", "data"]) == 0
     assert place.program.main(["drill"]) == 0
 
@@ -379,11 +529,11 @@ def test_every_dataset_of_a_recursive_job_is_tried(place: Place, capsys: Any) ->
     assert place.program.main(["drill"]) == 0
     assert "backup/data/child@a was restored: 1 files as in the source" in capsys.readouterr().out
     (place.home / "data" / "backup" / "data" / "child" / ".zfs" / "snapshot" / "a" / "z").write_bytes(b"2")
-    before = place.read()
+    before = place.bare()
     assert place.program.main(["drill"]) == 1
     assert "1 of 1 files differ" in capsys.readouterr().err
     assert sum(line.startswith("zfs mount") for line in place.log()) == 6, "the one after it was tried all the same"
-    assert place.read() == before
+    assert place.bare() == before
 
 
 @pytest.mark.parametrize(("name", "argv"), [("data", ["run", "data"]), (".drill", ["drill"]), ("data", ["restore", "data"])])
@@ -421,19 +571,24 @@ def borg_place(place: Place, monkeypatch: pytest.MonkeyPatch, *, passphrase: str
         json.dumps(
             {
                 "location": {
-                    "source_directories": [str(source), str(place.home / "state" / "databases" / "state")],
+                    "source_directories": [
+                        str(source),
+                        *(str(place.home / "state" / kind / "state") for kind in ("databases", "manifests")),
+                    ],
                     "repositories": [str(place.home / "repository")],
                     "exclude_patterns": [str(source / "state.sqlite3")],
                 },
-                "storage": {"encryption_passphrase": passphrase, "archive_name_format": "state-{now:%Y-%m-%dT%H:%M:%S.%f}"},
-                "retention": {"keep_daily": 2, "prefix": "state-"},
+                "storage": {"encryption_passphrase": passphrase, "archive_name_format": "state@here@{now:%Y-%m-%dT%H:%M:%S.%f}"},
+                "retention": {"keep_daily": 2, "prefix": "state@here@"},
             }
         )
     )
     configuration.chmod(0o600)
     subprocess.run(["borgmatic", "--config", str(configuration), "init", "--encryption", "repokey-blake2"], check=True, capture_output=True)
     job = {"name": "state", "configuration": str(configuration), "databases": [str(source / "state.sqlite3")], "max_age_hours": 26}
-    (place.home / "jobs" / "state.json").write_text(json.dumps(job))
+    # Half an hour lies between two runs.
+    place.now = float(int(time.time()))
+    (place.home / "jobs" / "state.json").write_text(json.dumps({**job, "prefix": "state@here@"}))
     return configuration
 
 
@@ -485,6 +640,320 @@ def test_archives_are_made_restored_and_damage_is_noticed(place: Place, monkeypa
     assert segment.exists(), "nothing is pruned by a drill"
 
 
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def names_in(configuration: Path) -> list[str]:
+    said = subprocess.run(["borgmatic", "--config", str(configuration), "rlist", "--json"], check=True, capture_output=True).stdout
+    return [one["name"] for one in json.loads(said)[0]["archives"]]
+
+
+def test_hosts_that_share_a_repository_keep_and_restore_their_own(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    configuration = borg_place(place, monkeypatch)
+    configuration.write_text(configuration.read_text().replace('keep_daily": 2', 'keep_secondly": 1'))
+    other = place.home / "other.yaml"
+    other.write_text(configuration.read_text().replace("state@here@", "state@there@"))
+    other.chmod(0o600)
+    subprocess.run(["borgmatic", "--config", str(other), "create"], check=True, capture_output=True)
+    (place.home / "manager" / "noise").write_bytes(os.urandom(3 << 20))
+    assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
+    (place.home / "manager" / "noise").write_bytes(os.urandom(3 << 20))
+    assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
+    names = names_in(configuration)
+    assert [name.split("@")[1] for name in names] == ["there", "here"], "a pruning took what is another host's"
+    assert size_of(place.home / "repository") < 5 << 20, "what was pruned still takes its room"
+
+    # The other one's is the newest now, and none of this host's business.
+    (place.home / "manager" / "file").write_text("of the other host")
+    subprocess.run(["borgmatic", "--config", str(other), "create"], check=True, capture_output=True)
+    assert place.program.main(["restore", "state", "--path", str(place.home / "manager" / "file")]) == 0, capsys.readouterr().err
+    assert (place.home / "manager" / "file.restored").read_text() == "content"
+    assert place.program.newest_archive(place.program.read_job(place.home / "jobs" / "state.json")) == names[-1]
+
+
+def test_a_drill_of_an_archive_wants_all_of_it_and_room_for_it(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    configuration = borg_place(place, monkeypatch)
+    job = place.home / "jobs" / "state.json"
+    assert place.program.main(["drill"]) == 1
+    assert "The repository of state has no archive state@here@*." in capsys.readouterr().err
+    assert place.program.main(["run", "state"]) == 0
+    good = json.loads(job.read_text())
+    for more, lacks in (
+        ({"paths": [str(place.home / "manager"), "/nowhere/documents"]}, "/nowhere/documents"),
+        ({"databases": [*good["databases"], "/nowhere/second.sqlite"]}, "/nowhere/second.sqlite"),
+    ):
+        job.write_text(json.dumps({**good, **more}))
+        assert place.program.main(["drill"]) == 1
+        assert f" has no {lacks}. Look at exclude and paths" in capsys.readouterr().err
+    job.write_text(json.dumps({**good, "paths": [str(place.home / "manager")]}))
+
+    # After a drill that failed a good copy may be among the older ones.
+    assert place.program.main(["run", "state"]) == 0
+    assert "The last drill of state found a copy bad, so nothing is pruned until one is good." in capsys.readouterr().out
+    assert len(names_in(configuration)) == 2
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    monkeypatch.setattr(place.program.shutil, "disk_usage", lambda _place: SimpleNamespace(free=1000))
+    assert place.program.main(["drill"]) == 1
+    assert f"{place.home}/state/drill/state has 0 MiB left, so it was not tried. Make room there." in capsys.readouterr().err
+    # Nothing is known against the copies: a disk that is too small for drills does not let the repository grow for ever.
+    assert place.program.main(["run", "state"]) == 0
+    assert "pruned" not in capsys.readouterr().out
+    monkeypatch.undo()
+
+
+def test_a_drill_keeps_what_it_extracts_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below /run it would be in memory, and a full /run stops the engine."""
+    program, seen = load_program(), []
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    monkeypatch.setattr(program, "newest_archive", lambda _job: "a")
+    monkeypatch.setattr(program, "room_for", lambda _job, _name, place: seen.append(place))
+    monkeypatch.setattr(program, "borgmatic", lambda _job, *words: Path(words[-1], "file").write_text("x"))
+    monkeypatch.setattr(program, "compare_archive", lambda _job, _name, place: ({place / "file"}, 0))
+    assert "1 files as in the source, 0 databases" in program.drill_archive({"name": "state"})
+    assert seen == [tmp_path / "drill" / "state"] and not seen[0].exists()
+    assert Path("/var/lib/llm-stack/backup") == load_program().STATE
+
+
+# --- archives, compared with what their source was --------------------------------------------------------------------------------
+FILES = {"grafana/grafana.db": "dashboards", "chroma/segment/data.bin": "vectors", "analytics/day": "counts"}
+
+
+class Archived:
+    """A host with one job, whose archive is a copy of directories: as borg makes it, and as it must not be."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.program, self.source, self.extracted = load_program(), home / "source", home / "extracted"
+        monkeypatch.setattr(self.program, "STATE", home / "state")
+        self.job = {"name": "state", "paths": [str(self.source)], "exclude": ["*.tmp"]}
+        for name, content in FILES.items():
+            self.put(name, content)
+        self.put("left.tmp", "out")
+        (self.source / "link").symlink_to("grafana")
+
+    def put(self, name: str, content: str) -> Path:
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    def make(self, begun: int, meanwhile: Any = None) -> None:
+        """Make an archive and extract it."""
+        self.program.write_manifest(self.job, begun)
+        shutil.rmtree(self.extracted, ignore_errors=True)
+        for top in (self.source, self.program.manifest_of(self.job).parent):
+            shutil.copytree(top, self.extracted / str(top).lstrip("/"), symlinks=True, ignore=shutil.ignore_patterns("*.tmp"))
+        if meanwhile:
+            meanwhile()
+        self.program.note_moved(self.job, begun)
+
+    def copy(self, name: str) -> Path:
+        return self.extracted / str(self.source / name).lstrip("/")
+
+    def compare(self) -> tuple[int, int]:
+        alike, moved = self.program.compare_archive(self.job, "newest", self.extracted)
+        return len(alike), moved
+
+
+@pytest.fixture
+def archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archived:
+    return Archived(tmp_path, monkeypatch)
+
+
+def test_an_archive_is_compared_with_what_its_source_was_and_not_with_what_became_of_it(archived: Archived) -> None:
+    archived.make(1000)
+    assert archived.compare() == (4, 0), "three files and a link; what exclude leaves out is not missed"
+    archived.put("grafana/grafana.db", "more dashboards")
+    (archived.source / "analytics" / "day").unlink()
+    archived.put("new", "content")
+    assert archived.compare() == (4, 0)
+
+
+WRONG = {
+    "volume is missing": ("chroma/segment/data.bin", lambda path: path.unlink()),
+    "volume is another": ("analytics/day", lambda path: path.write_text("counted")),
+    "file is cut short": ("grafana/grafana.db", lambda path: path.write_text("")),
+    "link leads elsewhere": ("link", lambda path: (path.unlink(), path.symlink_to("chroma"))),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_an_archive_lacks_or_has_otherwise_is_noticed(archived: Archived, name: str) -> None:
+    archived.make(1000)
+    file, spoil_it = WRONG[name]
+    spoil_it(archived.copy(file))
+    with pytest.raises(archived.program.Failed, match=f"1 of 4 files in newest are missing or differ .* among them .*{file}"):
+        archived.compare()
+
+
+def test_what_was_written_to_while_the_archive_was_made_is_counted_and_not_compared(archived: Archived) -> None:
+    def meanwhile() -> None:
+        archived.put("grafana/grafana.db", "written since")
+        (archived.source / "analytics" / "day").unlink()
+
+    archived.make(1000, meanwhile)
+    archived.copy("grafana/grafana.db").write_text("half of it")
+    archived.copy("analytics/day").unlink()
+    assert archived.compare() == (2, 2)
+    # What stood still is compared all the same.
+    archived.copy("chroma/segment/data.bin").unlink()
+    with pytest.raises(archived.program.Failed, match="1 of 2 files in newest are missing or differ"):
+        archived.compare()
+
+
+def test_a_drill_between_two_runs_knows_what_moved_during_each(archived: Archived) -> None:
+    archived.make(1000, lambda: archived.put("analytics/day", "more"))
+    for begun in (2800, 4600):
+        archived.program.note_moved(archived.job, begun)
+    assert archived.compare() == (3, 1)
+    archived.program.note_moved(archived.job, 6400)
+    with pytest.raises(archived.program.Untried, match="It is not known here what the source of newest was"):
+        archived.compare()
+
+
+def test_an_archive_without_checksums_is_no_damaged_one(archived: Archived) -> None:
+    archived.make(1000)
+    (archived.extracted / str(archived.program.manifest_of(archived.job)).lstrip("/")).unlink()
+    with pytest.raises(archived.program.Untried, match="`systemctl start llm-backup@state` makes one that can be"):
+        archived.compare()
+
+
+def test_a_file_that_cannot_be_read_is_noticed_by_the_drill(archived: Archived, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    digest = archived.program.digest
+
+    def broken(path: Path) -> str:
+        if path == archived.source / "analytics" / "day":
+            raise OSError(5, "Input/output error")
+        return str(digest(path))
+
+    monkeypatch.setattr(archived.program, "digest", broken)
+    archived.make(1000)
+    assert "analytics/day cannot be read, so no archive has it" in capsys.readouterr().err
+    monkeypatch.setattr(archived.program, "digest", digest)
+    archived.copy("analytics/day").unlink()
+    with pytest.raises(archived.program.Failed, match="among them .*analytics/day"):
+        archived.compare()
+
+
+def test_what_was_not_touched_is_not_read_again(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, digest = [], archived.program.digest
+    monkeypatch.setattr(archived.program, "digest", lambda path: (read.append(path.name), digest(path))[1])
+    now = int(time.time())
+    archived.make(now)
+    assert sorted(read) == ["data.bin", "day", "grafana.db"]
+    # Touched so shortly before the last run that its times may hide a change.
+    archived.make(now + 1800)
+    assert len(read) == 6
+    archived.put("analytics/day", "more")
+    read.clear()
+    archived.program.write_manifest(archived.job, now + 3600)
+    assert read == ["day"]
+    assert archived.program.manifest_of(archived.job).parent.parent.stat().st_mode & 0o777 == 0o700
+
+
+PATTERNS = [
+    ["*.tmp"],
+    ["{source}/deep"],
+    ["{source}/deep/"],
+    ["*/cache"],
+    ["{source}/deep/[ab].bin"],
+    ["{source}/?.bin", "*.tmp"],
+    ["deep"],
+    [],
+]
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=str)
+def test_what_is_left_out_is_what_the_real_borg_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patterns: list[str]) -> None:
+    program, source = load_program(), tmp_path / "source"
+    monkeypatch.setattr(program, "STATE", tmp_path / "state")
+    for name in (
+        "a.bin",
+        "x.tmp",
+        "deep/a.bin",
+        "deep/c.bin",
+        "deep/er/x.tmp",
+        "deep/cache/y",
+        "cache/z",
+        "deeper/b.bin",
+        "db.sqlite",
+        "db.sqlite-wal",
+    ):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    (source / "link.tmp").symlink_to("deep")
+    given = [one.format(source=source) for one in patterns]
+    job = {"name": "state", "paths": [str(source)], "exclude": given, "databases": [str(source / "db.sqlite")]}
+    # As the role's template has it.
+    whole = [*given, *(f"{source}/db.sqlite{end}" for end in ("", "-wal", "-shm", "-journal"))]
+    borg = {**os.environ, "BORG_BASE_DIR": str(tmp_path / "borg"), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+    words = [word for one in whole for word in ("--exclude", one)]
+    for argv in (["init", "--encryption", "none", "repository"], ["create", *words, "repository::a", str(source)]):
+        subprocess.run(["borg", *argv], cwd=tmp_path, env=borg, check=True, capture_output=True)
+    listing = ["borg", "list", "--format", "{type}/{path}{NL}", "repository::a"]
+    said = subprocess.run(listing, cwd=tmp_path, env=borg, check=True, capture_output=True, text=True).stdout.splitlines()
+    taken = {line[1:] for line in said if not line.startswith("d")}
+    assert taken == {str(path) for path in program.files_of(job)}
+
+
+def test_a_database_that_nobody_named_is_opened_where_it_stood_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, top = load_program(), tmp_path / "top"
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    top.mkdir()
+    damaged = bytearray(database())
+    damaged[4096:8192] = bytes(4096)
+    (top / "whole.db").write_bytes(database())
+    (top / "damaged.db").write_bytes(bytes(damaged))
+    (top / "written.db").write_bytes(bytes(damaged))
+    (top / "written.db-wal").write_bytes(b"log")
+    assert program.open_databases(top, {top / "whole.db", top / "written.db"}) == 1, "its journal was written to"
+    with pytest.raises(program.Failed, match=r"The database damaged\.db cannot be opened after the restore"):
+        program.open_databases(top, {top / "whole.db", top / "damaged.db"})
+
+
+def test_a_drill_of_a_real_archive_notices_what_borg_was_not_given(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    configuration, source = borg_place(place, monkeypatch), place.home / "manager"
+    path = place.home / "jobs" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "paths": [str(source)]}))
+    (source / "volume").mkdir()
+    (source / "volume" / "segment").write_text("vectors")
+    assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
+    (source / "file").write_text("moved on")
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    # The file, the segment, and SQLite's copy of the database.
+    assert "the newest archive was restored: 3 files as in the source, 1 databases opened" in capsys.readouterr().out
+
+    text = configuration.read_text()
+    configuration.write_text(text.replace('"exclude_patterns": [', f'"exclude_patterns": ["{source}/volume", '))
+    place.now += 1800
+    assert place.program.main(["run", "state"]) == 0
+    assert place.program.main(["drill"]) == 1
+    assert "1 of 3 files in state@here@" in (said := capsys.readouterr().err) and "manager/volume/segment" in said
+    assert place.metrics()["llm_restore_drill_success"] == 0
+    assert not (place.home / "state" / "drill" / "state").exists(), "what was extracted is cleaned up"
+
+
+def test_nothing_is_written_below_a_mount_point_that_is_empty(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    borg_place(place, monkeypatch)
+    path, bucket = place.home / "jobs" / "state.json", place.home
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mount": str(bucket)}))
+    for words in (["run", "state"], ["drill"]):
+        assert place.program.main(words) == 1
+        assert f"Nothing is mounted at {bucket}, where the repository of state lies. Mount it" in capsys.readouterr().err
+    assert place.metrics()["llm_backup_success"] == place.metrics()["llm_restore_drill_success"] == 0
+    monkeypatch.setattr(place.program.os.path, "ismount", lambda at: at == str(bucket))
+    assert place.program.main(["run", "state"]) == 0
+
+
+def test_a_link_is_no_directory_to_keep(place: Place, capsys: Any) -> None:
+    (place.home / "real").mkdir()
+    (place.home / "link").symlink_to(place.home / "real")
+    job = {"name": "state", "configuration": "/nowhere", "paths": [str(place.home / "link")], "max_age_hours": 26, "prefix": "state@"}
+    (place.home / "jobs" / "state.json").write_text(json.dumps(job))
+    assert place.program.main(["run", "state"]) == 1
+    assert f"{place.home}/link of the backup state is a link, and an archive would hold no more than that." in capsys.readouterr().err
+
+
 def test_a_database_that_is_missing_or_damaged_stops_the_archive(place: Place, capsys: Any) -> None:
     source = place.home / "manager.sqlite3"
     job = {"name": "state", "configuration": "/nowhere", "databases": [str(source)], "max_age_hours": 26}
@@ -494,6 +963,23 @@ def test_a_database_that_is_missing_or_damaged_stops_the_archive(place: Place, c
     source.write_bytes(b"no database at all" * 1000)
     assert place.program.main(["run", "state"]) == 1
     assert f"The database {source} cannot be copied" in capsys.readouterr().err
+
+
+def test_a_job_that_has_never_run_is_told_of(place: Place, capsys: Any) -> None:
+    place.job()
+    assert place.program.main(["announce"]) == 0
+    assert capsys.readouterr().out == "data is told of.\n"
+    assert place.metrics() == {"llm_backup_max_age_seconds": 7200.0, "llm_backup_first_try_timestamp_seconds": 3600.0}
+    place.now += 1000
+    assert place.program.main(["announce"]) == 0
+    assert capsys.readouterr().out == "", "a second time changes nothing"
+    # What had no folder to be told in is told with what is known of it.
+    assert place.program.main(["run", "data"]) == 0
+    known = place.metrics()
+    assert known["llm_backup_first_try_timestamp_seconds"] == 3600.0
+    (place.home / "textfiles" / "llm-backup-data.prom").unlink()
+    assert place.program.main(["announce"]) == 0
+    assert place.metrics() == known
 
 
 # --- restores ---------------------------------------------------------------------------------------------------------------------
@@ -533,6 +1019,9 @@ def test_a_file_of_a_dataset_is_copied_beside_the_present_one(place: Place, caps
     place.job()
     place.program.main(["run", "data"])
     to = place.home / "out" / "x"
+    with place.program.alone(".drill"):
+        assert place.program.main(["restore", "data", "--path", "x", "--to", str(to)]) == 1, "a drill would clear its place"
+    assert "Another run is at work on .drill." in capsys.readouterr().err and not to.exists()
     assert place.program.main(["restore", "data", "--path", "x", "--to", str(to)]) == 0, capsys.readouterr().err
     assert to.read_bytes() == b"new"
     assert "llm/drill/data" not in place.read(), "what was received for it is gone again"

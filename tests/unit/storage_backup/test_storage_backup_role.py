@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     ],
     "storage_backup_archives": [
         {**ARCHIVE, "databases": ["/srv/a/x.sqlite3"], "exclude": ["*.tmp"], "keep": {"daily": 2}, "bandwidth": 500},
-        {"name": "plain", "paths": ["/srv/b"], "repository": "/mnt/borg", "passphrase": PASSPHRASE},
+        {"name": "plain", "paths": ["/srv/b"], "repository": "/mnt/borg/plain", "mount": "/mnt/borg", "passphrase": PASSPHRASE},
     ],
     "storage_backup_drill": {"scratch": "llm/drill", "every": "Sun *-*-* 04:00:00"},
     "storage_backup_ssh_key": "/root/.ssh/backup",
@@ -48,7 +48,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "host": ({"storage_backup_replications": [{**REPLICATION, "host": "h; rm -r /"}]}, "host is as in backup@192.0.2.12"),
     "bandwidth": ({"storage_backup_replications": [{**REPLICATION, "bandwidth": "much"}]}, "bandwidth is as in 50m."),
     "keyfile": ({"storage_backup_replications": [{**REPLICATION, "key_file": "keys/llm"}]}, "key_file is an absolute path."),
-    "passphrase": ({"storage_backup_archives": [{**ARCHIVE, "passphrase": "short"}]}, "a passphrase of 12 characters or more (it has 5)."),
+    "passphrase": (
+        {"storage_backup_archives": [{**ARCHIVE, "passphrase": "short"}]},
+        "The passphrase of the archive manager has 5 characters. Nothing was changed.",
+    ),
+    "itself": (
+        {"storage_backup_archives": [{**ARCHIVE, "paths": ["/srv"], "repository": "/srv/borg"}]},
+        "The archive manager of /srv in /srv/borg cannot be made. Nothing was changed.",
+    ),
+    "mount": (
+        {"storage_backup_archives": [{**ARCHIVE, "repository": "/mnt/other/m", "mount": "/mnt/bucket"}]},
+        "The repository /mnt/other/m of the archive manager does not lie below its mount /mnt/bucket. Nothing was changed.",
+    ),
+    "style": (
+        {"storage_backup_archives": [{**ARCHIVE, "exclude": ["*.tmp", "sh:**/cache"]}]},
+        "The archive manager leaves out *.tmp, sh:**/cache, of which a drill could not tell what is to be there. Nothing was changed.",
+    ),
     "scratch": ({"storage_backup_drill": {}}, 'storage_backup_drill.scratch is ""; nothing was changed.'),
     "inscratch": ({"storage_backup_drill": {"scratch": "backup"}}, "no source and no target may lie there."),
 }
@@ -99,9 +114,16 @@ def test_borgmatic_takes_its_configuration(ran: tuple[str, dict[str, dict[str, A
 
 def test_a_database_in_use_is_archived_as_its_copy(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
     found = yaml.safe_load(ran[1]["/etc/llm-stack/backup/borgmatic/manager.yaml"]["secret_content"])
-    assert found["location"]["source_directories"] == ["/srv/a", "/var/lib/llm-stack/backup/databases/manager"]
+    assert found["location"]["source_directories"] == [
+        "/srv/a",
+        "/var/lib/llm-stack/backup/databases/manager",
+        "/var/lib/llm-stack/backup/manifests/manager",
+    ]
+    plain = yaml.safe_load(ran[1]["/etc/llm-stack/backup/borgmatic/plain.yaml"]["secret_content"])
+    assert plain["location"]["source_directories"] == ["/srv/b", "/var/lib/llm-stack/backup/manifests/plain"]
     assert found["location"]["exclude_patterns"] == ["*.tmp", *(f"/srv/a/x.sqlite3{end}" for end in ("", "-wal", "-shm", "-journal"))]
-    assert found["retention"] == {"keep_hourly": 24, "keep_daily": 2, "keep_weekly": 4, "keep_monthly": 6, "prefix": "manager-"}
+    assert found["retention"] == {"keep_hourly": 24, "keep_daily": 2, "keep_weekly": 4, "keep_monthly": 6, "prefix": "manager@good@"}
+    assert found["storage"]["archive_name_format"] == "manager@good@{utcnow:%Y-%m-%dT%H:%M:%SZ}", "two hosts may share a repository"
     assert found["storage"]["ssh_command"] == "ssh -o BatchMode=yes -i /root/.ssh/backup"
     assert found["storage"]["upload_rate_limit"] == 500
 
@@ -110,10 +132,31 @@ def test_jobs_hold_what_the_program_reads_and_no_secret(ran: tuple[str, dict[str
     jobs = {path: json.loads(one["content"]) for path, one in ran[1].items() if "/jobs/" in path}
     away = jobs["/etc/llm-stack/backup/jobs/away.json"]
     assert (away["host"], away["key"], away["max_age_hours"]) == ("b@192.0.2.12", "/root/.ssh/backup", 1)
-    assert set(jobs["/etc/llm-stack/backup/jobs/manager.json"]) == {"name", "paths", "databases", "max_age_hours", "configuration"}
+    assert set(jobs["/etc/llm-stack/backup/jobs/manager.json"]) == {
+        "name",
+        "paths",
+        "databases",
+        "exclude",
+        "max_age_hours",
+        "configuration",
+        "prefix",
+        "mount",
+    }
+    assert jobs["/etc/llm-stack/backup/jobs/manager.json"]["exclude"] == ["*.tmp"], "a drill has to know what is not to be there"
+    assert jobs["/etc/llm-stack/backup/jobs/plain.json"]["mount"] == "/mnt/borg"
+    assert jobs["/etc/llm-stack/backup/jobs/manager.json"]["prefix"] == "manager@good@"
     assert PASSPHRASE not in json.dumps(jobs)
     drill = json.loads(ran[1]["/etc/llm-stack/backup/drill.json"]["content"])
     assert (drill["scratch"], drill["max_age_days"]) == ("llm/drill", 8)
+
+
+def test_the_host_says_what_the_inventory_calls_it(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
+    """Where no exporter was installed before, this makes the folder that the jobs tell of themselves in."""
+    text = ran[1]["/var/lib/prometheus/node-exporter/llm-host.prom"]["content"]
+    assert text.splitlines()[-1] == 'llm_backup_host_info{host="good"} 1'
+    assert subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False).returncode == 0
+    tasks = yaml.safe_load((ROLE / "tasks" / "configure.yml").read_text(encoding="utf-8"))
+    assert tasks[-1]["ansible.builtin.command"]["argv"][-1] == "announce"
 
 
 def test_every_job_has_a_timer_that_systemd_understands(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
@@ -123,6 +166,25 @@ def test_every_job_has_a_timer_that_systemd_understands(ran: tuple[str, dict[str
         when = re.search(r"^OnCalendar=(.*)$", text, re.MULTILINE)
         assert when, path
         subprocess.run(["systemd-analyze", "calendar", when.group(1)], check=True, capture_output=True)
+
+
+def test_jobs_that_cannot_work_are_refused_before_anything_is_changed_and_images_that_cannot_be_had_stop_none() -> None:
+    plays = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8"))
+    names = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in plays]
+    at = names.index("storage_hosts:swarm_managers")
+    (task,) = plays[at]["tasks"]
+    assert task["ansible.builtin.include_role"] == {"name": "selfhosted.llm_stack.storage_backup", "tasks_from": "options"}
+    assert at < names.index("provision.yml"), "the first that changes something"
+    assert names[-2:] == ["backup.yml", "monitoring.yml"]
+
+
+def test_no_loop_goes_over_passphrases() -> None:
+    """What fails in a loop is shown as a whole."""
+    for path in (ROLE / "tasks").glob("*.yml"):
+        loops = [str(task["loop"]) for task in yaml.safe_load(path.read_text(encoding="utf-8")) if "loop" in task]
+        assert not [loop for loop in loops if re.search(r"storage_backup_archives(?! \| map\(attribute='(?:name|mount)')|_jobs", loop)], (
+            path.name
+        )
 
 
 def test_only_what_the_jobs_need_is_installed(ran: tuple[str, Any, Path]) -> None:

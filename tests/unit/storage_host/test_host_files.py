@@ -145,8 +145,12 @@ def test_a_file_of_another_is_refused(tmp_path: Path) -> None:
         f"Refusing to replace {path}: it does not say 'Written by us', so somebody else wrote it. "
         "Move what it says into the variables, and the file away."
     ]
+    left = planned(option(path, marker="Written by us", leave_others=True))
+    assert left.steps == left.refusals == ()
+    assert left.warnings == (f"{path} does not say 'Written by us', so somebody else wrote it. It is left as it is.",)
     path.write_text("# Written by us\n", encoding="utf-8")
-    assert [step.action for step in planned(option(path, marker="Written by us")).steps] == ["write"]
+    for leave in (False, True):
+        assert [step.action for step in planned(option(path, marker="Written by us", leave_others=leave)).steps] == ["write"]
 
 
 def test_a_file_that_its_command_refuses_is_not_taken(tmp_path: Path) -> None:

@@ -67,6 +67,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "Only one of storage_host_tls_certificate and storage_host_tls_key is set for certificate; nothing was changed.",
     ),
 }
+PROPERTIES = [("models", {"mountpoint": "/llm/models"}), ("off", {"canmount": False}), ("jobs", None), ("brought/in", {}), ("drill", {})]
+# Sites that say nothing of snapshots, by what of it is decided for them.
+UNSAID: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "usual": ({}, ["llm/data", "llm/jobs"]),
+    "none": ({"llm_stack_backup": "false"}, []),
+    "said": ({"storage_host_snapshots": []}, []),
+    "bare": ({"storage_host_datasets": [], "storage_backup_replications": [], "storage_backup_drill": {}}, []),
+}
+QUIET: dict[str, Any] = {key: value for key, value in GOOD.items() if key != "storage_host_snapshots"}
+QUIET["storage_host_datasets"] = [
+    *GOOD["storage_host_datasets"],
+    *({"name": f"llm/{name}", "properties": properties} for name, properties in PROPERTIES),
+    {"name": "llm/vm", "type": "volume", "volsize": "1G"},
+    {"name": "llm/gone", "state": "absent"},
+]
+QUIET["storage_backup_replications"] = [{"name": "a", "source": "other/data", "target": "llm/brought", "host": "b@192.0.2.11"}]
+QUIET["storage_backup_drill"] = {"scratch": "llm/drill"}
 TEMPLATES = ("firewall.nft", "sanoid.conf")
 TASKS = [
     {
@@ -78,13 +95,28 @@ TASKS = [
             "dest": "{{ place }}/{{ item }}",
         },
         "loop": list(TEMPLATES),
+        "when": "inventory_hostname == 'good'",
         "vars": {"filled": {"firewall": "{{ __storage_host_firewall_filled }}"}},
+    },
+    {
+        "ansible.builtin.copy": {
+            "content": "{{ said | to_json }}",
+            "dest": "{{ place }}/{{ inventory_hostname }}.json",
+        },
+        "vars": {
+            "said": {
+                "policies": "{{ storage_host_snapshots }}",
+                "files": "{{ __storage_host_files_snapshots }}",
+                "sanoid": "{{ __storage_host_snapshots }}",
+            }
+        },
     },
     {
         "ansible.builtin.copy": {
             "content": "{{ {'datasets': __storage_host_datasets, 'units': __storage_host_units, 'asked': asked} | to_json }}",
             "dest": "{{ place }}/variables.json",
         },
+        "when": "inventory_hostname == 'good'",
         "vars": {"asked": "{{ __storage_host_targets_asked }}"},
     },
 ]
@@ -97,8 +129,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     hosts = {name: {**GOOD, **variables} for name, (variables, _text) in BAD.items()}
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(place)}
     common["role"] = str(ROOT / "roles" / "storage_host")
-    (place / "hosts.json").write_text(json.dumps({"all": {"hosts": {"good": GOOD, **hosts}, "vars": common}}))
+    groups = {"storage_hosts": {"hosts": {name: {**QUIET, **variables} for name, (variables, _policies) in UNSAID.items()}}}
+    everybody = {"hosts": {"good": GOOD, **hosts}, "children": groups, "vars": common}
+    (place / "hosts.json").write_text(json.dumps({"all": everybody}))
     (place / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": TASKS}]))
+    # The play looks beside itself for what the role finds in its own folder.
+    (place / "templates").symlink_to(ROOT / "roles" / "storage_host" / "templates")
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"}
     program = Path(sys.executable).with_name("ansible-playbook")
     ended = subprocess.run(
@@ -147,6 +183,19 @@ def test_sanoid_gets_every_period_said(ran: tuple[str, Path]) -> None:
         "autoprune = yes",
     ]
     assert lines[-2:] == ["autosnap = no", "autoprune = yes"], "what a replication brings is only pruned"
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_where_nobody_says_what_cannot_be_had_again_has_snapshots(ran: tuple[str, Path], name: str) -> None:
+    found = json.loads((ran[1] / f"{name}.json").read_text())
+    assert [policy["dataset"] for policy in found["policies"]] == UNSAID[name][1]
+    assert all((policy["hourly"], policy["daily"], policy["monthly"]) == (24, 7, 0) for policy in found["policies"])
+    assert found["sanoid"] is bool(UNSAID[name][1]), "without a policy sanoid is not touched"
+
+
+def test_who_has_policies_of_his_own_is_not_refused_for_those_he_did_not_ask_for(ran: tuple[str, Path]) -> None:
+    left = {name: json.loads((ran[1] / f"{name}.json").read_text())["files"][0]["leave_others"] for name in ("usual", "good")}
+    assert left == {"usual": True, "good": False}
 
 
 def test_the_distributions_scrub_is_off_beside_what_is_declared_of_the_pool(ran: tuple[str, Path]) -> None:

@@ -33,3 +33,11 @@ def test_a_restore_says_what_is_in_the_way(host: Any) -> None:
     assert "/etc/ssh is there already, and nothing is overwritten." in refused.stderr
     host.run_test(f"rm -rf /root/back && {PROGRAM} restore scenario --path /etc/ssh/sshd_config --to /root/back/sshd_config")
     assert host.file("/root/back/sshd_config").content == host.file("/etc/ssh/sshd_config").content
+
+
+def test_a_job_that_is_not_declared_any_more_has_ended(host: Any) -> None:
+    assert not host.service("llm-backup@earlier.timer").is_running
+    assert not host.file("/etc/systemd/system/timers.target.wants/llm-backup@earlier.timer").exists
+    folders = "/etc/llm-stack /etc/systemd/system /var/lib/prometheus /var/lib/llm-stack/backup"
+    assert host.check_output(f"find {folders} -name '*earlier*' ! -name '*.lock'") == ""
+    host.run_test(f"{PROGRAM} drill")
