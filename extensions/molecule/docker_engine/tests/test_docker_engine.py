@@ -23,3 +23,16 @@ def test_logs_have_limits(host: Any) -> None:
     settings = json.loads(host.file("/etc/docker/daemon.json").content_string)
     assert settings["log-opts"] == {"max-size": "10m", "max-file": "3"}
     assert host.check_output("docker info --format '{{.LoggingDriver}}'") == "json-file"
+
+
+def test_what_an_engine_left_of_an_overlay_network_is_gone_when_it_starts_again(host: Any) -> None:
+    left, foreign = "vx-001001-abcde", "vxlan-abcde"
+    for number, device in enumerate((left, foreign)):
+        host.run_test(f"ip link add {device} type vxlan id {4097 + number} dstport 4789")
+    try:
+        host.run_test("systemctl restart docker")
+        devices = host.check_output("ip -oneline link show type vxlan")
+        assert left not in devices
+        assert foreign in devices
+    finally:
+        host.run(f"ip link delete {foreign}")
