@@ -17,8 +17,8 @@ from .._recover.model import (
     REPLACE,
     RESTORE,
     RETIRE,
+    SCALED_LABEL,
     SERVER_LABEL,
-    SHED,
     START,
     TIDY,
     WAIT,
@@ -27,6 +27,7 @@ from .._recover.model import (
     Recovery,
     WorkerNode,
 )
+from .._recover.state import Notes
 from .._recover.swarm import ENGINE
 from .._selectel.apply import Run
 from .._selectel.ladder import Outcome
@@ -36,10 +37,11 @@ from .._selectel.spec import fleet_spec
 from .._selectel.states import ALIVE, SETTLING, kind_of
 from .._swarm.client import Api, EngineError
 from .._swarm.members_apply import MembersApplier
-from .model import SCALED_LABEL
 
 _BRINGS_BACK = (RESTORE, CREATE, REPLACE, START, TIDY)
 _NOT_FOUND = 404
+# What was found out about placements: what failed there, or None where it works again.
+Learned = Mapping[str, "dict[str, Any] | None"]
 
 
 class Engine(Api, Protocol):
@@ -56,26 +58,29 @@ def to_bring_back(recovery: Recovery) -> list[Action]:
     return [*recovery.of(*_BRINGS_BACK), *waiting, *lost]
 
 
-def brought_back(run: Run, recovery: Recovery, *, observed: Observed, desired: FleetSpec, options: Mapping[str, Any]) -> list[Outcome]:
-    """Bring the lost workers back, all at once.
+def brought_back(
+    run: Run, slot: str, recovery: Recovery, *, observed: Observed, desired: FleetSpec, options: Mapping[str, Any]
+) -> tuple[Outcome, Learned]:
+    """Bring one lost worker back; return how that ended, and what was learned of placements.
 
+    :param run: of all that are brought back at once; they share their looks.
     :param options: those of the fleet as declared.
+    :raises StackError: its work was refused.
     """
-    names = [action.slot for action in to_bring_back(recovery)]
-    if not names:
-        return []
     acting = acting_options(recovery, observed=observed, desired=desired)
     declared = {str(one["name"]): one for one in options["servers"]}
     servers = [{**declared.get(one["name"], {}), **one} for one in acting["servers"]]
-    planned = {"name_pattern": None, "count": None, "placements": [], "allow_regular": False, "servers": servers, "only": names}
+    planned = {"name_pattern": None, "count": None, "placements": [], "allow_regular": False, "servers": servers, "only": [slot]}
     # Whether a successor serves is for recover.yml to find out.
     spec = fleet_spec({**options, **planned, "keep_predecessors": True, "state": "present", "memory": {}})
-    run.memory = {key: dict(value) for key, value in recovery.notes.memory.items()}
+    before = {key: dict(value) for key, value in recovery.notes.memory.items()}
+    mine = replace(run, memory=before)
     # What was seen under the lock a moment ago is the present: another look would cost seconds.
-    plan = run.plan(observed.fleet, spec)
+    plan = mine.plan(observed.fleet, spec)
     plan.plan.raise_if_refused()
-    found = run.apply(plan, current=observed.fleet, desired=spec)
-    return [one for one in found if one.slot in names]
+    found = mine.apply(plan, current=observed.fleet, desired=spec)
+    failed = {key: value for key, value in mine.memory.items() if before.get(key) != value}
+    return next(one for one in found if one.slot == slot), {**dict.fromkeys(set(before) - set(mine.memory)), **failed}
 
 
 def is_free(api: Api, node: WorkerNode | None, *, drain: float, now: float) -> bool:
@@ -85,7 +90,7 @@ def is_free(api: Api, node: WorkerNode | None, *, drain: float, now: float) -> b
     """
     if node is None or not node.ready:
         return True
-    if SCALED_LABEL not in node.labels:
+    if SCALED_LABEL not in node.labels or node.availability == "active":
         set_availability(api, node, "drain", now=now)
         return False
     states = [(one.get("Status") or {}).get("State") for one in api.tasks([node.id])]
@@ -108,12 +113,6 @@ def set_availability(api: Api, node: WorkerNode, availability: str, *, now: floa
     label = {SCALED_LABEL: f"{now:.0f}"} if drained else {}
     change = {"set": label, "remove": [] if drained else [SCALED_LABEL], "availability": availability}
     MembersApplier(api).do(Step("update", node.id, f"Set {node.hostname} to {availability}", change))
-
-
-def needed_again(recovery: Recovery, nodes: Iterable[WorkerNode]) -> list[WorkerNode]:
-    """Return the nodes that were drained for want of demand and are needed now."""
-    going = {action.node.id for action in recovery.of(SHED) if action.node}
-    return [node for node in nodes if SCALED_LABEL in node.labels and node.id not in going and node.availability != "active"]
 
 
 def nameless(recovery: Recovery) -> dict[str, str]:
@@ -171,6 +170,7 @@ def left_alone(recovery: Recovery, places: Iterable[Placement], now: float) -> s
     return ""
 
 
-def with_outcomes(recovery: Recovery, run: Run) -> Recovery:
-    """Return the decisions with what was learned of placements on the way."""
-    return replace(recovery, notes=replace(recovery.notes, memory=run.memory))
+def with_learned(notes: Notes, learned: Learned) -> Notes:
+    """Return the notes with what was learned of placements on the way."""
+    memory = {**notes.memory, **learned}
+    return replace(notes, memory={key: value for key, value in memory.items() if value is not None})

@@ -21,10 +21,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Mapping
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from .._recover.model import SERVER_LABEL
+from .._recover.model import SCALED_LABEL, SERVER_LABEL
 from .._recover.store import CONTENT, NAME
 from .._recover.swarm import ENGINE
-from .model import SCALED_LABEL
 
 SOCKET = "/var/run/docker.sock"
 PORT = 2375
@@ -164,6 +163,14 @@ def _sent(path: str, version: str, call: Call, *, seconds: float = _SECONDS) -> 
     return connection, connection.getresponse()
 
 
+def _more(answer: http.client.HTTPResponse) -> bytes:
+    """Return what comes next; nothing when the engine has told all, has gone, or was silent for long."""
+    try:
+        return answer.read1(65536)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
 class Guard(ThreadingHTTPServer):
     """The server.
 
@@ -240,17 +247,21 @@ class _Request(BaseHTTPRequestHandler):
         for name in ("Content-Type", "Api-Version", "Docker-Experimental"):
             if answer.headers.get(name):
                 self.send_header(name, answer.headers[name])
+        # The SDK hears of what comes in chunks as it comes; anything else it reads to its end first.
+        chunked = bool(answer.chunked)
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
         # Whichever of the two has gone: the answer ends here.
         with contextlib.suppress(OSError, http.client.HTTPException):
             while self.command != "HEAD":
-                part = answer.read1(65536)
+                part = _more(answer)
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if chunked else part)
+                self.wfile.flush()
                 if not part:
                     return
-                self.wfile.write(part)
-                self.wfile.flush()
 
     def _say(self, status: int, text: str) -> None:
         self.close_connection = True

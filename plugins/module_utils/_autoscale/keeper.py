@@ -57,13 +57,14 @@ class Keeper:
         """
         self._change(lambda state: replace(state, notes=notes))
 
-    def release(self) -> None:
-        """Give the lock up; where that cannot be said, it ends by itself."""
+    def release(self) -> bool:
+        """Give the lock up; return whether that was heard. Where it was not, the lock may be held until it ends by itself."""
         try:
             with self._one:
                 self._store.change(lambda state: released(state, token=self._token))
         except EngineError:
-            return
+            return False
+        return True
 
     def while_waiting(self) -> None:
         """Hold the lock for longer when it is time to; one that cannot be asked for now is asked for before the next call."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Callable, Mapping
 
 from .._errors import StackError
+from .._recover.act import needed_again
 from .._recover.decide import decide, look_at, policy_of
 from .._recover.model import CREATE, MEND, REFUSE, RESTORE, SHED, Action, Observed, Policy, Recovery
 from .._recover.plan import plan_recovery, wanted_of
@@ -25,11 +27,14 @@ from .._selectel.apply import Run, start
 from .._selectel.client import Calls, Connection, Watch
 from .._selectel.ladder import Outcome
 from . import act
+from .crew import Crew
 from .keeper import Keeper, careful
 from .model import Settings
 from .scale import Demand, Scaling, Standing, Trend, decide_scale
 
 Say = Callable[..., None]
+# Seconds between two looks while others are brought back and something may be lost: what is under way asks the cloud often enough.
+_AMID = 3.0
 
 
 class Stale(StackError):
@@ -80,6 +85,21 @@ class Told:
     demand: Demand | None = None
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What was decided under the lock.
+
+    :param run: what is done is done through it.
+    :param begun: what of it is under way, by slot.
+    :param at: when that was seen by which it was decided.
+    """
+
+    run: Run
+    recovery: Recovery
+    begun: Mapping[str, Action]
+    at: float
+
+
 class Autoscaler:
     """Turns, one after the other."""
 
@@ -89,12 +109,16 @@ class Autoscaler:
         self._connections: Mapping[str, Connection] | None = None
         self._wake = threading.Event()
         self._signs: dict[str, float] = {}
+        # How many there were: whether one came meanwhile.
+        self._heard = 0
         self._suspect_until = 0.0
         self._trend = Trend()
         # By slot: how often it could not be brought back in a row, and until when it is not tried again.
         self._failed: Counter[str] = Counter()
         self._later: dict[str, float] = {}
         self._called = 0.0
+        # Of a turn whose lock could not be given up: until it is, this loop is locked out like everybody else.
+        self._unreleased: Keeper | None = None
         # What was said last and goes on, by what it is about.
         self._goes_on: dict[str, str] = {}
         self.account = Told(turned=world.clock())
@@ -105,6 +129,7 @@ class Autoscaler:
         now = self._world.clock()
         self._signs.setdefault(sign, now)
         self._suspect_until = now + self._told.pace.suspect_for
+        self._heard += 1
         self._wake.set()
 
     def run(self, over: threading.Event) -> None:
@@ -112,8 +137,15 @@ class Autoscaler:
         while not over.is_set():
             self._wake.clear()
             self.turn()
-            suspicious = self._world.clock() < self._suspect_until
-            self._wake.wait(self._told.pace.suspect if suspicious else self._told.pace.every)
+            self._wait()
+
+    def _wait(self, *, least: float = 0.0) -> bool:
+        """Wait until it is time to look again, or something wakes; return whether it is time.
+
+        :param least: seconds between two looks that nothing asked for.
+        """
+        suspicious = self._world.clock() < self._suspect_until
+        return not self._wake.wait(max(self._told.pace.suspect if suspicious else self._told.pace.every, least))
 
     def turn(self) -> None:
         """Look, decide, and act where something is amiss; whatever goes wrong is said, and the next turn begins anew."""
@@ -130,6 +162,8 @@ class Autoscaler:
             account.turned = self._world.clock()
 
     def _turn(self) -> None:
+        if self._unreleased and self._unreleased.release():
+            self._unreleased = None
         state = self._world.store.read()
         now = self._world.clock()
         self.account.held_by = state.lock.owner if state.lock and not state.lock.is_over(now) else ""
@@ -141,7 +175,7 @@ class Autoscaler:
         self._ask_for_hands(recovery)
         # What is there is what is wanted until demand decides; it is noted at once, so that one that vanishes is missed.
         scales = state.notes.scale is None or scaling.wanted != policy.wanted
-        if not (scales or self._todo(observed, recovery)):
+        if not (scales or self._todo(observed, recovery) or self._unbooked(state.notes, recovery)):
             if self._world.clock() >= self._suspect_until:
                 self._signs.clear()
             self._say_once("rest", scaling=scaling.reason)
@@ -153,9 +187,16 @@ class Autoscaler:
 
     @staticmethod
     def _todo(observed: Observed, recovery: Recovery) -> bool:
-        nodes = recovery.stale or act.nameless(recovery) or act.needed_again(recovery, observed.nodes)
+        nodes = recovery.stale or act.nameless(recovery) or needed_again(recovery, observed.nodes)
         servers = act.to_bring_back(recovery) or recovery.of(SHED)
         return bool(servers or nodes or act.engines_for(recovery, observed) is not None)
+
+    def _unbooked(self, notes: Notes, recovery: Recovery) -> bool:
+        """Whether what runs is not what was noted: hours that nobody notes are charged to the day by what ran last."""
+        if self._told.options["budget"] is None or recovery.notes.ledger is None:
+            return False
+        noted = notes.ledger.rate if notes.ledger else 0.0
+        return abs(noted - recovery.notes.ledger.rate) > 1e-6
 
     # -- looking ------------------------------------------------------------------------------------------------------------
     def _see(self) -> Observed:
@@ -183,10 +224,13 @@ class Autoscaler:
         watch = Watch(options["deadline"] if keeper else self._told.pace.fresh, now=clock, sleep=waited)
         return start(connections, watch=watch, calls=Calls(), api_timeout=options["api_timeout"], memory={})
 
-    def _policy(self, notes: Notes) -> Policy:
-        """Return what may be done now."""
+    def _policy(self, notes: Notes, *, busy: frozenset[str] = frozenset()) -> Policy:
+        """Return what may be done now.
+
+        :param busy: slots that are worked on.
+        """
         found = policy_of(self._told.options, self._desired, scale=notes.scale)
-        return replace(found, improve=False, later=dict(self._later))
+        return replace(found, improve=False, later=dict(self._later), busy=busy)
 
     def _observe(self, run: Run) -> Observed:
         """Look at the swarm and the cloud.
@@ -200,13 +244,17 @@ class Autoscaler:
         return observed
 
     def _require_fresh(self) -> None:
-        now = self._world.clock()
+        stale = self._stale()
+        if stale:
+            raise Stale(f"{stale}: nothing is done until it is seen anew.")
+
+    def _stale(self) -> str:
+        """Return why what was seen is not the present any more; empty when it is."""
+        now, fresh = self._world.clock(), self._told.pace.fresh
         for name, when in self.account.seen.items():
-            if not 0 <= now - when <= self._told.pace.fresh:
-                raise Stale(
-                    f"What was seen of the {name} is {now - when:.0f} s old, and {self._told.pace.fresh:.0f} s is the limit: "
-                    "nothing is done until it is seen anew."
-                )
+            if not 0 <= now - when <= fresh:
+                return f"What was seen of the {name} is {now - when:.0f} s old, and {fresh:.0f} s is the limit"
+        return ""
 
     def _scaling(self, run: Run, observed: Observed, recovery: Recovery, *, policy: Policy, notes: Notes) -> Scaling:
         """Decide how many workers there should be; one more only when the planner would make it."""
@@ -240,16 +288,17 @@ class Autoscaler:
     def _act(self, scaling: Scaling | None) -> None:
         """Take the lock, look anew, and do what is still to be done."""
         keeper = Keeper(self._world.store, owner=self._told.owner, clock=self._world.clock)
-        state = keeper.take()
-        if not keeper.holds(state):
-            self._say_once("still", reason=f"{state.lock.owner if state.lock else 'another'} holds the lock of the fleet")
-            return
+        # It may be ours even when the answer that says so was lost.
         try:
+            state = keeper.take()
+            if not keeper.holds(state):
+                self._say_once("still", reason=f"{state.lock.owner if state.lock else 'another'} holds the lock of the fleet")
+                return
             self._under_lock(keeper, state, scaling)
         except LockLost as error:
             self._say("lock lost", reason=str(error))
         finally:
-            keeper.release()
+            self._unreleased = None if keeper.release() else keeper
 
     def _under_lock(self, keeper: Keeper, state: State, scaling: Scaling | None) -> None:
         notes = state.notes
@@ -257,34 +306,81 @@ class Autoscaler:
             notes = replace(notes, scale=Scale(scaling.wanted, self._world.clock()))
             self._say("scale", wanted=scaling.wanted, reason=scaling.reason)
             self.account.actions["scale", "done"] += 1
-        run = self._begin(keeper)
-        observed, policy = self._observe(run), self._policy(notes)
-        observed, recovery = decide(run, observed, desired=self._desired, policy=policy, notes=notes)
-        self._require_fresh()
-        # What it will cost is written down before it is begun, so that a turn that is killed has not spent what nobody knows of.
-        keeper.write(recovery.notes)
-        self._bring_back(run, keeper, recovery, observed)
-        for action in recovery.of(SHED):
+        with Crew(self._wake.set, most=len(self._desired.slots)) as crew:
+            decided = self._see_to(keeper, crew, self._begin_work(keeper, crew, notes))
+        for action in decided.recovery.of(SHED):
+            # Another may be lost by now that this one has to stand in for: the next turn looks.
+            if self._world.clock() - decided.at > self._told.pace.fresh:
+                break
             keeper.hold()
-            self._let_go(run, action)
-        self._settle(keeper, recovery)
+            self._let_go(decided.run, action)
+        self._settle(keeper, decided.recovery)
         self._signs.clear()
 
-    def _bring_back(self, run: Run, keeper: Keeper, recovery: Recovery, observed: Observed) -> None:
-        todo = {action.slot: action for action in act.to_bring_back(recovery)}
-        if not todo:
-            return
+    def _begin_work(self, keeper: Keeper, crew: Crew, notes: Notes) -> _Decided:
+        """Look, decide, and begin to bring back what is lost and nobody works on yet.
+
+        :raises StackError: what was seen is not whole, or not the present; nothing was begun.
+        """
+        looking, at = self._begin(None), self._world.clock()
+        observed, policy = self._observe(looking), self._policy(notes, busy=crew.busy)
+        observed, recovery = decide(looking, observed, desired=self._desired, policy=policy, notes=notes)
+        self._require_fresh()
+        run = self._begin(keeper)
+        # What it will cost is written down before it is begun, so that a turn that is killed has not spent what nobody knows of.
+        keeper.write(recovery.notes)
+        todo = {action.slot: action for action in act.to_bring_back(recovery) if action.slot not in crew.busy}
         now = self._world.clock()
         # The ears may add one meanwhile.
         signs = dict(self._signs)
-        if signs:
+        if todo and signs:
             self.account.detect = now - min(signs.values())
         for action in todo.values():
             self._say(action.do, worker=action.slot, reason=action.reason, cost=action.cost, signs=self._ages(now))
-        done = act.brought_back(run, recovery, observed=observed, desired=self._desired, options=self._told.options)
-        for outcome in done:
-            self._note(todo[outcome.slot], outcome)
-        keeper.write(act.with_outcomes(recovery, run).notes)
+            job = partial(
+                act.brought_back, run, action.slot, recovery, observed=observed, desired=self._desired, options=self._told.options
+            )
+            crew.begin(action.slot, run, job)
+        # What comes from now on tells of another loss.
+        for sign in signs if todo else ():
+            self._signs.pop(sign, None)
+        return _Decided(run, recovery, todo, at)
+
+    def _see_to(self, keeper: Keeper, crew: Crew, decided: _Decided) -> _Decided:
+        """Wait until all are back, and see to what is lost meanwhile: one that is slow must not hide another.
+
+        Return what was decided last.
+        """
+        notes, heard = decided.recovery.notes, self._heard
+        begun = dict(decided.begun)
+        while crew.busy:
+            due = self._wait(least=_AMID)
+            self._wake.clear()
+            over = crew.done()
+            for outcome, learned in over:
+                self._note(begun[outcome.slot], outcome)
+                notes = act.with_learned(notes, learned)
+            if over:
+                keeper.write(notes)
+            if crew.busy and (due or self._heard != heard):
+                heard = self._heard
+                more = self._look_amid(keeper, crew, notes)
+                if more:
+                    decided, notes = more, more.recovery.notes
+                    begun.update(more.begun)
+        return decided
+
+    def _look_amid(self, keeper: Keeper, crew: Crew, notes: Notes) -> _Decided | None:
+        """Look again while others are brought back; what cannot be seen now is looked at again soon, and stops nobody."""
+        keeper.while_waiting()
+        self.account.turned = self._world.clock()
+        try:
+            return self._begin_work(keeper, crew, notes)
+        except LockLost:
+            raise
+        except StackError as error:
+            self._say_once("blind", about="amid", reason=str(error))
+            return None
 
     def _note(self, action: Action, outcome: Outcome) -> None:
         """Tell how it ended; what failed is tried again later, and later still when it fails again."""
@@ -309,7 +405,7 @@ class Autoscaler:
     def _settle(self, keeper: Keeper, recovery: Recovery) -> None:
         """Have the swarm follow: nodes that are needed again, nodes that are gone for good, one engine for each GPU."""
         seen = self._see()
-        for node in act.needed_again(recovery, seen.nodes):
+        for node in needed_again(recovery, seen.nodes):
             keeper.hold()
             act.set_availability(self._world.api, node, "active")
             self._say("needed again", node=node.hostname)

@@ -16,9 +16,6 @@ from .._selectel.model import FleetSpec
 from .._selectel.options import fleet_options
 from .scale import ScalePolicy
 
-# On a node that is drained because demand does not need it, since when; without a need for it again, its server goes.
-SCALED_LABEL = "llm-stack.scaled-in"
-
 _NUMBERS = {"int": int, "float": float}
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

@@ -137,8 +137,8 @@ def engine(url: str) -> tuple[SdkApi, Store]:
     """Connect to the guard before the engine's socket; it may come up later than this."""
     while True:
         try:
-            client = sdk(url)
-            return SdkApi(*client), Store(SdkConfigs(*client))
+            # Those who bring workers back ask for the lock while the loop looks: a client is for one at a time.
+            return SdkApi(*sdk(url)), Store(SdkConfigs(*sdk(url)))
         except EngineError as error:
             say("no engine", reason=str(error))
             time.sleep(5)

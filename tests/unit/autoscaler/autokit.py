@@ -13,10 +13,11 @@ from typing import Any, Callable
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.loop import Autoscaler, World
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.model import Settings, settings_of
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.scale import Demand
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import DAY
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Scale, State, state_of, taken
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.store import SdkConfigs, Store
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import SdkApi, sdk
-from standin_cloud import StandinCloud
+from standin_cloud import START, StandinCloud
 from standin_swarm import Swarm
 
 FLEET = {
@@ -75,11 +76,13 @@ class Manager(Swarm):
 
 
 class Site:
-    """All of it, on the clock of the cloud."""
+    """All of it, on the clock of the cloud, which shows the beginning of a day: what the rest of a day costs depends on the hour."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self.clouds = [StandinCloud()]
+        # What a day may cost depends on what is left of it, and no playbook looks at this cloud by the real clock.
+        self.cloud.now = START // DAY * DAY
         self.swarm = Manager(place, self.cloud)
         self.demand: Callable[[], Demand | None] = lambda: None
         self.said: list[dict[str, Any]] = []
@@ -99,10 +102,10 @@ class Site:
 
     def autoscaler(self, settings: Settings | None = None, *, url: str = "") -> Autoscaler:
         """Return one that has just been started."""
-        client = sdk(url or self.swarm.url)
+        url = url or self.swarm.url
         world = World(
-            api=SdkApi(*client),
-            store=Store(SdkConfigs(*client), sleep=lambda _seconds: None),
+            api=SdkApi(*sdk(url)),
+            store=Store(SdkConfigs(*sdk(url)), sleep=lambda _seconds: None),
             connections=lambda: {cloud.region: cloud.connection() for cloud in self.clouds},
             demand=self._demand,
             call_for_hands=self._call,

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socketserver
 import threading
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+import urllib3
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.guard import Call, Denied, Guard, admitted
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.model import SCALED_LABEL
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.listen import Events
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import SCALED_LABEL
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError, SdkApi, sdk
 from autokit import Site
 from standin_swarm import node_of
@@ -149,6 +154,82 @@ def test_events_come_through_it(site: Site) -> None:
     with guarded(str(site.swarm.path)) as url:
         assert list(SdkApi(*sdk(url)).events(["node", "service"])) == [{"Type": "node", "Action": "update"}]
     assert json.loads(site.swarm.wrote[-1]) == {"type": ["node", "service"]}
+
+
+class Telling(socketserver.ThreadingUnixStreamServer):
+    """An engine that tells of one event at once, as Docker does, in chunks, and of the next when it is let."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        self.go_on = threading.Event()
+        super().__init__(str(path), _Told)
+
+
+class _Told(BaseHTTPRequestHandler):
+    server: Telling
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        if not self.path.endswith("/events") and "/events?" not in self.path:
+            body = json.dumps({"ApiVersion": "1.45", "MinAPIVersion": "1.24"}).encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number in (1, 2):
+            line = json.dumps({"Type": "node", "number": number}).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+            self.wfile.flush()
+            self.server.go_on.wait(20)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+        return
+
+
+@contextlib.contextmanager
+def telling(place: Path) -> Iterator[Telling]:
+    with Telling(place / "docker.sock") as engine:
+        thread = threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield engine
+        finally:
+            engine.go_on.set()
+            engine.shutdown()
+            thread.join()
+
+
+def test_an_event_comes_through_it_when_it_happens(tmp_path: Path) -> None:
+    """Not when the stream ends, two minutes later, as one text that is no JSON."""
+    with telling(tmp_path) as engine, guarded(str(tmp_path / "docker.sock")) as url:
+        heard = SdkApi(*sdk(url)).events(["node"])
+        assert next(heard)["number"] == 1
+        assert not engine.go_on.is_set()
+        engine.go_on.set()
+        assert [one["number"] for one in heard] == [2]
+
+
+class Broken:
+    """A client whose stream breaks as the library beneath the SDK tells of it."""
+
+    def events(self, **_options: Any) -> Iterator[dict[str, Any]]:
+        yield {"Type": "node"}
+        raise urllib3.exceptions.ProtocolError("Connection broken: ConnectionResetError(104, 'Connection reset by peer')")
+
+
+def test_a_stream_of_events_that_breaks_is_told_and_can_be_begun_anew(site: Site) -> None:
+    """An error that nobody knows would end whoever listens, and nobody would be told."""
+    heard: list[str] = []
+    _client, errors = sdk(site.swarm.url)
+    events = Events(lambda: SdkApi(Broken(), errors).events(["node"]), call=heard.append)
+    events.once()
+    assert (heard, "Connection reset by peer" in events.error) == (["docker"], True)
 
 
 def test_a_refusal_is_told_as_the_engine_tells_one(site: Site) -> None:

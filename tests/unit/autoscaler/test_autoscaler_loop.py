@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.act import Learned
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.crew import Crew
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.loop import Autoscaler
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._autoscale.model import SCALED_LABEL
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import SCALED_LABEL
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import LOCK
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import Run
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.ladder import Outcome
 from autokit import Site, told
 from engine import serving
 from standin_cloud import Cut, Killed, Response, StandinCloud
@@ -33,7 +40,8 @@ def require_whole(site: Site, workers: int = 2) -> None:
     assert {node["ID"] for node in site.swarm.nodes()} == {node_of(server) for server in site.cloud.servers}
     assert {node["Spec"]["Availability"] for node in site.swarm.nodes()} == {"active"}
     assert site.swarm.replicas == workers
-    assert LOCK not in site.swarm.labels
+    # What one that died was holding is over.
+    assert site.state.lock is None or site.state.lock.is_over(site.cloud.now)
 
 
 # -- what is lost comes back -----------------------------------------------------------------------------------------------
@@ -119,6 +127,176 @@ def test_the_budget_keeps_a_lost_worker_away(site: Site) -> None:
     autoscaler = site.autoscaler(told(recovery={"budget": 100}))
     site.pass_time(autoscaler, 60)
     assert site.cloud.writes() == []
+
+
+def test_what_somebody_else_has_started_is_noted_once_for_the_budget(site: Site) -> None:
+    """Else the hours until the next loss would be charged by what ran before."""
+    autoscaler = site.autoscaler(told(recovery={"budget": 10000}))
+    autoscaler.turn()
+    ledger = json.loads(site.swarm.labels["llm-stack.ledger"])
+    site.swarm.labels["llm-stack.ledger"] = json.dumps({**ledger, "rate": 30.0})
+    autoscaler.turn()
+    assert json.loads(site.swarm.labels["llm-stack.ledger"])["rate"] == 60.0
+    calls = len(site.swarm.calls)
+    site.pass_time(autoscaler, 300)
+    assert [call for call in site.swarm.calls[calls:] if not call.startswith("GET")] == []
+    assert site.cloud.writes() == []
+    require_whole(site)
+
+
+# -- one that is slow hides no other -----------------------------------------------------------------------------------------
+class Slow:
+    """A restore of gpu1 that takes 300 s of the cloud; amid it something happens, and who waits for it is held until it was answered."""
+
+    def __init__(self, site: Site, amid: Callable[[], None], answered: Callable[[], bool]) -> None:
+        self._site, self._amid, self._answered, self._once = site, amid, answered, threading.Lock()
+        self.server = site.servers()["gpu1"]
+        self.in_time: list[bool] = []
+        site.cloud.interrupt(self.server)
+        site.cloud.fault = self._restore_slowly
+        self._sleep = site.cloud.sleep
+        site.cloud.sleep = self._wait  # type: ignore[method-assign]
+
+    def _restore_slowly(
+        self, cloud: StandinCloud, _service: str, _method: str, path: str, answer: Callable[[], Response]
+    ) -> Response | None:
+        if path != f"/servers/{self.server}/action":
+            return None
+        found = answer()
+        cloud.servers[self.server]["_until"] = (cloud.now + 300.0, cloud._restored)
+        return found
+
+    def _wait(self, seconds: float) -> None:
+        if threading.current_thread() is not threading.main_thread() and self._once.acquire(blocking=False):
+            self._amid()
+            end = time.monotonic() + 30
+            while not self._answered() and time.monotonic() < end:
+                time.sleep(0.01)
+            self.in_time.append(self._answered() and self._site.cloud.servers[self.server]["status"] != "ACTIVE")
+        self._sleep(seconds)
+
+
+def test_one_that_is_slow_to_come_back_does_not_hide_the_loss_of_another(site: Site) -> None:
+    before = site.servers()
+
+    def lose_the_other() -> None:
+        site.cloud.interrupt(before["gpu2"])
+        for _sign in range(5):
+            autoscaler.lost("balancer")
+
+    slow = Slow(site, lose_the_other, lambda: f"unshelve {before['gpu2']}" in site.acts())
+    autoscaler = site.autoscaler()
+    autoscaler.turn()
+    assert slow.in_time == [True], "it was acted on while the first was still away"
+    assert sorted(site.acts()) == sorted(f"unshelve {server}" for server in before.values()), "each once"
+    assert autoscaler.account.detect is not None
+    assert autoscaler.account.detect < 3
+    assert autoscaler.account.actions["restore", "done"] == 2
+    assert site.state.lock is None
+    site.cloud.fault = None
+    assert site.servers() == before
+    rest(site, site.autoscaler(), 60)
+
+
+def test_one_that_is_lost_again_while_another_is_slow_is_brought_back_again(site: Site) -> None:
+    """It was done with, although the turn that brought it back was not over."""
+    before = site.servers()
+
+    def both() -> bool:
+        return site.acts().count(f"unshelve {before['gpu2']}") == 2
+
+    def lose_the_other() -> None:
+        site.cloud.interrupt(before["gpu2"])
+        autoscaler.lost("balancer")
+        end = time.monotonic() + 30
+        while "done" not in site.words() and time.monotonic() < end:
+            time.sleep(0.01)
+        site.cloud.interrupt(before["gpu2"])
+        autoscaler.lost("balancer")
+
+    slow = Slow(site, lose_the_other, both)
+    autoscaler = site.autoscaler()
+    autoscaler.turn()
+    assert slow.in_time == [True]
+    site.cloud.fault = None
+    rest(site, site.autoscaler(), 60)
+
+
+def test_a_look_that_fails_amid_a_restore_costs_nobody_the_restore(site: Site) -> None:
+    before = site.servers()
+    blind = threading.Event()
+
+    def go_blind() -> None:
+        blind.set()
+        autoscaler.lost("docker")
+
+    slow = Slow(site, go_blind, lambda: "blind" in site.words())
+    restore = site.cloud.fault
+    assert restore is not None
+
+    def see_nothing(cloud: StandinCloud, service: str, method: str, path: str, answer: Callable[[], Response]) -> Response | None:
+        # Disks are looked at by the loop alone.
+        if blind.is_set() and not slow.in_time and path == "/volumes/detail":
+            raise Cut("no route to host")
+        return restore(cloud, service, method, path, answer)
+
+    site.cloud.fault = see_nothing
+    autoscaler = site.autoscaler()
+    autoscaler.turn()
+    assert slow.in_time == [True]
+    assert autoscaler.account.healthy
+    assert site.servers() == before
+    assert site.acts() == [f"unshelve {before['gpu1']}"]
+    assert site.state.lock is None
+
+
+def test_a_lock_that_is_lost_amid_a_restore_ends_what_is_under_way(site: Site) -> None:
+    """Whoever took it may work on the same servers: nothing more is begun, also not for what is lost meanwhile."""
+    before = site.servers()
+
+    def lose_all() -> None:
+        labels = site.swarm.labels
+        labels[LOCK] = json.dumps({"owner": "AWX job 7", "token": "theirs", "since": site.cloud.now, "until": site.cloud.now + 600})
+        site.cloud.interrupt(before["gpu2"])
+        autoscaler.lost("balancer")
+
+    slow = Slow(site, lose_all, lambda: autoscaler.account.turned > began)
+    autoscaler = site.autoscaler()
+    began = autoscaler.account.turned
+    autoscaler.turn()
+    assert slow.in_time == [True]
+    assert site.acts() == [f"unshelve {before['gpu1']}"]
+    assert "lock lost" in site.words()
+    assert site.state.lock is not None
+    assert site.state.lock.owner == "AWX job 7"
+
+
+def test_what_goes_wrong_with_one_worker_ends_the_work_on_that_one_alone() -> None:
+    woken: list[bool] = []
+
+    def fails() -> tuple[Outcome, Learned]:
+        raise StackError("no")
+
+    run = Run({}, Watch(10.0), Calls())
+    with Crew(lambda: woken.append(True), most=2) as crew:
+        crew.begin("gpu1", run, fails)
+        crew.begin("gpu2", run, lambda: (Outcome("gpu2", "restored", ""), {"r1": None}))
+        with pytest.raises(ValueError, match="worked on already"):
+            crew.begin("gpu2", run, fails)
+    assert {one.slot: (one.ok, one.reason) for one, _learned in crew.done()} == {"gpu1": (False, "no"), "gpu2": (True, "")}
+    assert (crew.done(), crew.busy, len(woken)) == ([], frozenset(), 2)
+
+
+def test_one_that_ends_the_process_stops_all_at_their_next_request() -> None:
+    run = Run({}, Watch(3600.0), Calls())
+
+    def waits() -> tuple[Outcome, Learned]:
+        run.watch.pause(3000.0)
+        raise AssertionError("it was not stopped")
+
+    with pytest.raises(Killed), Crew(lambda: None, most=1) as crew:
+        crew.begin("gpu1", run, waits)
+        raise Killed
 
 
 # -- demand ----------------------------------------------------------------------------------------------------------------
@@ -231,6 +409,48 @@ def test_the_last_answers_of_one_that_goes_are_waited_for_and_no_turn_is_held_up
     require_whole(site, 1)
 
 
+def test_nobody_goes_on_the_strength_of_what_was_seen_before_another_was_brought_back(site: Site) -> None:
+    """Bringing the spare one back took a while, and meanwhile the only other one was lost."""
+    busy(site)
+    site.want(1)
+    names = ["gpu1", "gpu2", "gpu3", "gpu4"]
+    autoscaler = site.autoscaler(told(recovery={"spare": 1}, fleet={"allow_data_loss": names}, pace={"drain": 100}))
+    autoscaler.turn()
+    site.join()
+    autoscaler.turn()
+    before = site.servers()
+    assert site.swarm.specs[before["gpu2"]]["Availability"] == "drain"
+    site.cloud.sleep(200)
+    site.cloud.interrupt(before["gpu4"])
+
+    def lose_another(cloud: StandinCloud, _service: str, method: str, path: str, answer: Callable[[], Response]) -> Response | None:
+        if (method, path) != ("POST", f"/servers/{before['gpu4']}/action"):
+            return None
+        cloud.interrupt(before["gpu1"])
+        cloud.sleep(20)
+        return answer()
+
+    site.cloud.fault = lose_another
+    autoscaler.turn()
+    site.cloud.fault = None
+    assert before["gpu2"] in site.cloud.servers
+    site.pass_time(autoscaler, 300)
+    assert site.servers()["gpu2"] == before["gpu2"]
+
+
+def test_one_that_takes_tasks_again_is_drained_anew_and_not_cut_for_an_old_label(site: Site) -> None:
+    """Somebody gave it its tasks back by hand, hours after it was drained."""
+    busy(site)
+    site.want(1)
+    node = site.swarm.specs[site.servers()["gpu2"]]
+    node.update(Labels={**node["Labels"], SCALED_LABEL: "1"})
+    autoscaler = site.autoscaler(told(pace={"drain": 100}))
+    site.pass_time(autoscaler, 80)
+    assert site.acts() == []
+    site.pass_time(autoscaler, 100)
+    require_whole(site, 1)
+
+
 def test_one_that_drains_is_kept_where_another_is_lost_meanwhile(site: Site) -> None:
     busy(site)
     site.want(1)
@@ -321,6 +541,39 @@ def test_the_lock_is_asked_for_before_every_call_that_changes_the_cloud(site: Si
         site.want(3)
     else:
         raise AssertionError("a turn has more than 40 calls")
+
+
+def hang_up_at_write(site: Site, number: int) -> list[int]:
+    """Let the engine hang up on that write from now on; what is returned holds a number below 0 once it has."""
+    left = [number]
+
+    def hang_up() -> None:
+        left[0] -= 1
+        site.swarm.die_at = len(site.swarm.calls) if left[0] < 0 else -1
+        site.swarm.before = hang_up if left[0] >= 0 else lambda: None
+
+    site.swarm.before = hang_up
+    return left
+
+
+@pytest.mark.parametrize("after_work", [False, True], ids=["unheard", "unanswered"])
+def test_a_lock_about_which_the_engine_was_silent_once_keeps_nobody_waiting(site: Site, after_work: bool) -> None:
+    """Whichever write is lost, that which takes the lock and that which gives it up among them: the next turn knows it for its own."""
+    autoscaler = site.autoscaler()
+    site.swarm.dies_after_work = after_work
+    for number in range(20):
+        site.cloud.interrupt(site.servers()["gpu1"])
+        left = hang_up_at_write(site, number)
+        autoscaler.turn()
+        site.swarm.die_at, site.swarm.before = -1, lambda: None
+        autoscaler.turn()
+        assert site.state.lock is None, f"after write {number}"
+        # What failed for the engine's sake is tried again a minute later.
+        rest(site, autoscaler, 90)
+        if left[0] >= 0:
+            assert number > 3
+            return
+    raise AssertionError("a turn has more than 20 writes")
 
 
 def test_two_of_them_act_once(site: Site) -> None:

@@ -34,7 +34,6 @@ GOOD: dict[str, Any] = {
 SITES: dict[str, dict[str, Any]] = {
     "good": {},
     "rich": {
-        "llm_stack_monitoring": "true",
         "swarm_manager_encrypted_overlays": "true",
         "gpu_workers_spare": "1",
         "gpu_workers_budget": "2000",
@@ -45,11 +44,13 @@ SITES: dict[str, dict[str, Any]] = {
         "autoscaler_webhook": {},
     },
     "listed": {
+        "llm_stack_monitoring": "false",
         "gpu_fleet": {
             **{key: value for key, value in FLEET.items() if key not in ("name_pattern", "count")},
             "servers": [{"name": "gpu1"}],
         },
         "gpu_workers_min": "",
+        "gpu_workers_budget": 0,
     },
 }
 SITES["listed"]["gpu_fleet"]["allow_data_loss"] = []
@@ -128,7 +129,7 @@ def test_the_service_reads_what_the_role_writes(written: tuple[Path, str]) -> No
     assert found.options["auth"]["password"] is None and found.options["cloud"] is None
     assert [slot.name for slot in found.desired.slots] == ["gpu1", "gpu2", "gpu3"]
     assert (found.options["ssh_host_key"], found.options["budget"], found.options["rotate_before"]) == (True, None, 0.0)
-    assert (found.webhook["token"], found.prometheus) == (TOKEN, "")
+    assert (found.webhook["token"], found.prometheus) == (TOKEN, "prometheus:9090")
 
 
 def test_settings_given_as_text_are_read_as_what_they_are(written: tuple[Path, str]) -> None:
@@ -142,6 +143,7 @@ def test_settings_given_as_text_are_read_as_what_they_are(written: tuple[Path, s
 def test_without_a_least_number_all_that_are_declared_are_wanted(written: tuple[Path, str]) -> None:
     found = settings(written, "listed")
     assert (found.scale.least, found.scale.most) == (1, 1)
+    assert found.options["budget"] == 0.0
 
 
 @pytest.mark.parametrize("site", SITES)
