@@ -25,12 +25,36 @@ import alert_times
 TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tests/swarm/test_monitoring.py": (
         "causes_fire or cut_off",
-        ("TargetDown", "GpuHot", "GpuUnseen", "OllamaDown", "ChromaAway", "ServiceBelowDesired", "BackupFailed", "SwarmNodeDown"),
+        (
+            "TargetDown",
+            "GpuHot",
+            "GpuUnseen",
+            "OllamaDown",
+            "ChromaAway",
+            "ServiceBelowDesired",
+            "BackupFailed",
+            "ContainerMemoryFull",
+            "CertificateExpiring",
+            "NoEngine",
+            "SwarmNodeDown",
+        ),
     ),
     "tests/lab/test_storage_backup.py": (
         # A drill has something to try once the first of these has run.
-        "a_run_sends or fires_its or corrupted_copy",
-        ("ZfsSnapshotsOld", "ZfsPoolFilling", "NfsServerDown", "StorageTargetDown", "RestoreDrillFailed", "ZfsVdevUnhealthy"),
+        "a_run_sends or causes_fire or is_pulled or corrupted_copy",
+        (
+            "ZfsPoolFilling",
+            "BackupOld",
+            "ZfsSnapshotsOld",
+            "DiskFilling",
+            "NfsServerDown",
+            "IscsiTargetClosed",
+            "IscsiSessionLost",
+            "SmartFailing",
+            "StorageTargetDown",
+            "RestoreDrillFailed",
+            "ZfsVdevUnhealthy",
+        ),
     ),
 }
 

@@ -17,6 +17,8 @@ from exposition import serve
 
 CONTAINERS, GROUPS, PROC = Path("/var/lib/docker/containers"), Path("/sys/fs/cgroup"), Path("/rootfs/proc")
 LABEL = "com.docker.swarm.service.name"
+# Control groups of the first version have a limit of almost 2**63 where there is none.
+UNLIMITED = 2**62
 
 
 def number(path: Path, *, field: str = "") -> float:
@@ -49,8 +51,13 @@ def samples() -> Iterator[tuple[str, str, float]]:
         cpu, memory = group(told["ID"], "cpuacct"), group(told["ID"], "memory")
         used = number(cpu / "cpuacct.usage") / 1e9 or number(cpu / "cpu.stat", field="usage_usec") / 1e6
         taken = number(memory / "memory.usage_in_bytes") or number(memory / "memory.current")
+        alone = number(memory / "memory.stat", field="total_rss") or number(memory / "memory.stat", field="anon")
+        limit = number(memory / "memory.limit_in_bytes") or number(memory / "memory.max")
         yield "container_cpu_usage_seconds_total", labels + ',cpu="total"', used
         yield "container_memory_working_set_bytes", labels, taken
+        yield "container_memory_rss", labels, alone
+        # As cAdvisor says that there is none.
+        yield "container_spec_memory_limit_bytes", labels, limit if limit <= UNLIMITED else 0.0
         try:
             cards = (PROC / str(pid) / "net" / "dev").read_text(encoding="utf-8").splitlines()[2:]
         except OSError:

@@ -122,7 +122,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _event(self, body: Json) -> None:
         whole = {"id": f"chat-{id(self)}", "object": "chat.completion.chunk", "created": 1, "model": "numbered", **body}
-        self._send(f"data: {json.dumps(whole)}\n\n".encode())
+        # As engines do, which escape only what JSON wants escaped.
+        self._send(f"data: {json.dumps(whole, ensure_ascii=False)}\n\n".encode())
 
     def _send(self, raw: bytes) -> None:
         self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")

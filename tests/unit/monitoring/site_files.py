@@ -32,9 +32,12 @@ GOOD: dict[str, Any] = {
     "monitoring_thresholds": {"budget": 100},
     "monitoring_storage_address": "192.0.2.11",
     "llm_services_chat": {"enabled": True},
+    "__monitoring_engine_asked": {"stdout": "node1 /var/lib/docker\n"},
     "registry_address": "192.0.2.21:5000",
     "storage_host_snapshots": [{"dataset": "llm/data"}],
     "storage_host_nfs_exports": [{"path": "/llm"}],
+    "storage_host_pools": [{"name": "llm"}],
+    "storage_host_iscsi_targets": [{"wwn": "iqn.a"}, {"wwn": "iqn.b", "state": "present"}, {"wwn": "iqn.c", "state": "absent"}],
 }
 # Another site, by its name: what differs from the one above.
 SITES: dict[str, dict[str, Any]] = {
@@ -48,12 +51,32 @@ SITES: dict[str, dict[str, Any]] = {
         "llm_services_chat": {},
         "llm_services_engine": "llamacpp",
         "monitoring_storage_targets": [],
+        # A check run on a machine that has no engine yet.
+        "__monitoring_engine_asked": {"rc": 2, "stdout": ""},
+        "monitoring_constraints": ["node.labels.any == true"],
+        "llm_stack_backup": "false",
+    },
+    "acme": {
+        "monitoring_grafana_port": 3000,
+        "llm_services_tls": {"domains": ["llm.example.org"]},
+        "__monitoring_acme_found": {"stat": {"exists": True}},
+        "__monitoring_engine_asked": {"stdout": "node1 /srv/docker data"},
     },
     "published": {
         "monitoring_grafana_port": 3000,
         "monitoring_gpu": "datacenter",
         "swarm_manager_encrypted_overlays": True,
         "llm_stack_autoscaler": "true",
+        "monitoring_grafana_password": "",
+        "gpu_workers_budget": "200",
+        "monitoring_thresholds": {},
+        "monitoring_storage_readers": ["manager2", "192.0.2.9"],
+        "llm_services_tls": {"domains": ["llm.example.org"]},
+        "monitoring_tls_certificate": "/etc/ssl/own.crt",
+        "monitoring_tls_key": "/etc/ssl/own.key",
+        "__monitoring_readers_found": {
+            "results": [{"stdout": "192.0.2.22      STREAM manager2\n192.0.2.22      DGRAM\nfd00::2         STREAM"}]
+        },
     },
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -77,6 +100,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"monitoring_thresholds": {"disk_free": -1}},
         "monitoring_thresholds has disk_free, which is unknown or no number above 0.",
     ),
+    "root": (
+        {"engine_paths": {"/var/lib/docker": ["manager1", "gpu1"], "/srv/docker": ["gpu2"]}},
+        "data-root at different paths: /var/lib/docker of manager1 gpu1, /srv/docker of gpu2.",
+    ),
     "image": ({"monitoring_images": {"kibana": "x:1"}}, "monitoring_images names kibana, which no service uses."),
 }
 FILES = {
@@ -90,8 +117,10 @@ FILES = {
     "configs.json": "{{ __monitoring_configs }}",
     "secrets.json": "{{ __monitoring_secrets }}",
     "storage.json": "{{ __monitoring_storage_files }}",
+    "paths.json": "{{ __monitoring_engine_paths }}",
 }
 TASKS: list[dict[str, Any]] = [
+    {"ansible.builtin.set_fact": {"__monitoring_engine_paths": "{{ engine_paths }}"}, "when": "engine_paths is defined"},
     {"ansible.builtin.include_role": {"name": "selfhosted.llm_stack.monitoring", "tasks_from": "options", "public": True}},
     {
         "ansible.builtin.copy": {"content": "{{ __monitoring_texts | to_json }}", "dest": "{{ place }}/{{ inventory_hostname }}.json"},
@@ -126,9 +155,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     hosts = {name: {**GOOD, **more} for name, more in SITES.items()}
     hosts.update({f"refused_{name}": {**GOOD, **more} for name, (more, _text) in REFUSED.items()})
     groups = {
-        "swarm_managers": {"hosts": {"manager1": {"ansible_host": "192.0.2.21"}}},
+        "swarm_managers": {
+            "hosts": {
+                "manager1": {"ansible_host": "192.0.2.21"},
+                "manager2": {"storage_backup_archives": [{"name": "state", "passphrase": PASSWORD}]},
+            },
+            "vars": {"docker_engine_daemon": {"data-root": "/srv/docker", "icc": False}},
+        },
         "storage_hosts": {
-            "hosts": {"storage1": {"ansible_host": "192.0.2.11", "storage_host_models_tokens": [{"name": "a", "token": "b" * 16}]}}
+            "hosts": {
+                "storage1": {
+                    "ansible_host": "192.0.2.11",
+                    "storage_host_models_tokens": [{"name": "a", "token": "b" * 16}],
+                    "storage_backup_replications": [{"name": "data"}],
+                }
+            }
         },
         "sites": {"hosts": hosts, "vars": common},
     }

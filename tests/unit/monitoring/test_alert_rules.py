@@ -27,6 +27,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'alertmanager_notifications_failed_total{integration="email"}': "0+9x99"},
         {'alertmanager_notifications_failed_total{integration="email"}': "9x99"},
     ),
+    "ZfsPoolMissing": ({'zfs_pool_imported{pool="llm"}': "0x99"}, {'zfs_pool_imported{pool="llm"}': "1x99"}),
     "ZfsPoolNotOnline": (
         {'node_zfs_zpool_state{zpool="llm",state="degraded"}': "1x99", 'node_zfs_zpool_state{zpool="llm",state="online"}': "0x99"},
         {'node_zfs_zpool_state{zpool="llm",state="degraded"}': "0x99", 'node_zfs_zpool_state{zpool="llm",state="online"}': "1x99"},
@@ -67,12 +68,22 @@ CASES: dict[str, tuple[Series, Series]] = {
         {"node_zfs_arc_l2_io_error": "5x99", "node_zfs_arc_l2_cksum_bad": "0x99"},
     ),
     "ZfsSnapshotsOld": (
-        {'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {4 * HOUR}"},
-        {'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {2 * HOUR}"},
+        {
+            'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {4 * HOUR}",
+            'zfs_dataset_snapshot_interval_seconds{dataset="llm/data"}': f"{HOUR}x99",
+        },
+        {
+            'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/data"}': f"age {2 * HOUR}",
+            'zfs_dataset_snapshot_interval_seconds{dataset="llm/data"}': f"{HOUR}x99",
+            # A policy without hourly ones is not late for hours.
+            'zfs_dataset_snapshot_newest_timestamp_seconds{dataset="llm/other"}': f"age {20 * HOUR}",
+            'zfs_dataset_snapshot_interval_seconds{dataset="llm/other"}': f"{DAY}x99",
+        },
     ),
     "StorageCollectorStale": (
         {"llm_storage_collected_timestamp_seconds": "age 1500"},
-        {"llm_storage_collected_timestamp_seconds": "now", "node_textfile_scrape_error": "0x99"},
+        # A worker has no such files, and Debian's exporter calls that an error.
+        {"llm_storage_collected_timestamp_seconds": "now", 'node_textfile_scrape_error{job="node_exporter"}': "1x99"},
     ),
     "NfsServerDown": (
         {'node_systemd_unit_state{name="nfs-server.service",state="active"}': "0x99"},
@@ -88,8 +99,17 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'iscsi_initiator_logged_in{initiator="iqn.b"}': "0x99"},
     ),
     "SmartFailing": (
-        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "0x99"},
-        {'smartmon_device_smart_healthy{disk="/dev/sda"}': "1x99"},
+        {
+            'smartmon_device_smart_healthy{disk="/dev/nvme0",type="nvme"}': "0x99",
+            'smartmon_device_smart_available{disk="/dev/nvme0",type="nvme"}': "0x99",
+        },
+        {
+            'smartmon_device_smart_healthy{disk="/dev/sda",type="sat"}': "1x99",
+            'smartmon_device_smart_available{disk="/dev/sda",type="sat"}': "1x99",
+            # A disk of a virtual machine knows nothing of itself.
+            'smartmon_device_smart_healthy{disk="/dev/sdb",type="scsi"}': "0x99",
+            'smartmon_device_smart_available{disk="/dev/sdb",type="scsi"}': "0x99",
+        },
     ),
     "SmartBadSectors": (
         {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "8x99"},
@@ -198,6 +218,14 @@ CASES: dict[str, tuple[Series, Series]] = {
             'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
         },
     ),
+    "BackupNotSeen": (
+        # The inventory has one more, of the manager that is not the first.
+        {'llm_backup_max_age_seconds{job_name="data",instance="storage1"}': "7200x99"},
+        {
+            'llm_backup_max_age_seconds{job_name="data",instance="storage1"}': "7200x99",
+            'llm_backup_max_age_seconds{job_name="state",instance="manager2"}': "3600x99",
+        },
+    ),
     "RestoreDrillFailed": ({'llm_restore_drill_success{job_name="a"}': "0x99"}, {'llm_restore_drill_success{job_name="a"}': "1x99"}),
     "RestoreDrillOld": (
         {
@@ -207,6 +235,24 @@ CASES: dict[str, tuple[Series, Series]] = {
         {
             'llm_restore_drill_last_success_timestamp_seconds{job_name="a"}': f"age {7 * DAY}",
             'llm_restore_drill_max_age_seconds{job_name="a"}': f"{8 * DAY}x99",
+        },
+    ),
+    "RestoreUnopened": ({'llm_restore_drill_opened{job_name="a"}': "0x99"}, {'llm_restore_drill_opened{job_name="a"}': "1x99"}),
+    "RestoreNeverDrilled": (
+        {'llm_backup_max_age_seconds{job_name="a",instance="m"}': "7200x99"},
+        {
+            'llm_backup_max_age_seconds{job_name="a",instance="m"}': "7200x99",
+            'llm_restore_drill_success{job_name="a",instance="m"}': "0x99",
+        },
+    ),
+    "ContainerMemoryFull": (
+        {'container_memory_rss{name="a"}': "91x99", 'container_spec_memory_limit_bytes{name="a"}': "100x99"},
+        {
+            'container_memory_rss{name="a"}': "89x99",
+            'container_spec_memory_limit_bytes{name="a"}': "100x99",
+            # What has no limit cannot reach it.
+            'container_memory_rss{name="b"}': "91x99",
+            'container_spec_memory_limit_bytes{name="b"}': "0x99",
         },
     ),
     "DiskFilling": (
@@ -223,6 +269,30 @@ CASES: dict[str, tuple[Series, Series]] = {
         {"node_memory_MemAvailable_bytes": "4x99", "node_memory_MemTotal_bytes": "100x99"},
         {"node_memory_MemAvailable_bytes": "6x99", "node_memory_MemTotal_bytes": "100x99"},
     ),
+}
+# What makes an alert fire beside its first cause.
+ALSO: dict[str, list[Series]] = {
+    # The only card of its node: nothing of it is left to count.
+    "GpuOffTheBus": [
+        {
+            'swarm_node_gpus{node="gpu1",node_id="1"}': "1x99",
+            'swarm_node_up{node="gpu1",node_id="1"}': "1x99",
+            'up{job="gpu_exporter",node="gpu1",instance="gpu1"}': "1x99",
+        }
+    ],
+    "SmartFailing": [
+        {
+            'smartmon_device_smart_healthy{disk="/dev/sda",type="sat"}': "0x99",
+            'smartmon_device_smart_available{disk="/dev/sda",type="sat"}': "1x99",
+        }
+    ],
+    # A first run that hangs, or was killed.
+    "BackupOld": [
+        {
+            'llm_backup_first_try_timestamp_seconds{job_name="a"}': f"age {3 * HOUR}",
+            'llm_backup_max_age_seconds{job_name="a"}': f"{2 * HOUR}x99",
+        }
+    ],
 }
 SCALES = {"good": 1.0, "short": 0.1}
 
@@ -264,7 +334,8 @@ def unit_tests(written: Written, site: str) -> list[Path]:
     """Files for promtool, one for each step of time: every alert in both its cases."""
     by_step: dict[str, list[dict[str, Any]]] = {}
     for name, rule in alerts(written.text(site, "rules.yml")).items():
-        for series, fires in zip(CASES[name], (True, False)):
+        causes = [(series, True) for series in (CASES[name][0], *ALSO.get(name, []))]
+        for series, fires in [*causes, (CASES[name][1], False)]:
             one = case(rule, series, scale=SCALES[site], fires=fires)
             by_step.setdefault(one["interval"], []).append(one)
     rules, paths = written.place / site / "rules.yml", []
@@ -279,6 +350,20 @@ def unit_tests(written: Written, site: str) -> list[Path]:
 def test_every_alert_fires_on_its_cause_and_on_nothing_near_it(written: Written, site: str) -> None:
     paths = unit_tests(written, site)
     ended = subprocess.run(["promtool", "test", "rules", *map(str, paths)], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_lost_session_is_not_told_to_be_over_while_it_is_lost(written: Written) -> None:
+    asked = 'count(ALERTS{alertname="IscsiSessionLost",alertstate="firing"})'
+    checks = [
+        {"expr": asked, "eval_time": when, "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+        for when, fires in (("10m", False), ("2h", True), ("3d", True), ("9d", False))
+    ]
+    given = [{"series": 'iscsi_initiator_logged_in{initiator="iqn.b"}', "values": "1+0x2 0+0x2000"}]
+    one = {"interval": "10m", "input_series": given, "promql_expr_test": checks}
+    path = written.place / "good" / "test-lost.json"
+    path.write_text(json.dumps({"rule_files": [str(written.place / "good" / "rules.yml")], "evaluation_interval": "10m", "tests": [one]}))
+    ended = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
@@ -307,8 +392,8 @@ def test_every_alert_says_what_it_means_and_what_to_do(written: Written) -> None
         assert min(len(text) for text in rule["annotations"].values()) >= 20, name
 
 
-def test_without_a_budget_there_is_no_alert_of_it(written: Written) -> None:
-    assert set(CASES) - set(alerts(written.text("plain", "rules.yml"))) == {"FleetBudget"}
+def test_without_a_budget_and_without_backups_there_are_no_alerts_of_them(written: Written) -> None:
+    assert set(CASES) - set(alerts(written.text("plain", "rules.yml"))) == {"FleetBudget", "BackupNotSeen"}
 
 
 def test_lengths_of_time_shrink_to_a_tenth(written: Written) -> None:

@@ -47,7 +47,7 @@ def test_every_cause_of_a_test_is_a_line_of_the_bench(path: str) -> None:
 
 def test_lines_of_the_bench_have_names_of_their_own() -> None:
     names = [take.__name__ for take in alerts.ALERT_FIGURES]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 22
     assert all(name.startswith("alert_detection_s_") for name in names)
 
 
@@ -60,6 +60,30 @@ def test_what_is_noted_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     alert_times.note("GpuHot", 5)
     with pytest.raises(ValueError, match="GpuHot was timed twice"):
         alert_times.read(tmp_path / "times")
+
+
+def test_an_alert_is_known_by_the_labels_that_are_asked_for() -> None:
+    firing = [{"metric": {}}, {"metric": {"alertname": "ZfsSnapshotsOld", "alertstate": "firing", "dataset": "a/b", "instance": "s"}}]
+    assert alert_times.fires(firing, "ZfsSnapshotsOld")
+    assert alert_times.fires(firing, "ZfsSnapshotsOld", dataset="a/b")
+    assert not alert_times.fires(firing, "ZfsSnapshotsOld", dataset="a/c")
+    assert not alert_times.fires(firing, "ZfsPoolFilling")
+    assert not alert_times.fires([{"metric": {"alertname": "ZfsSnapshotsOld", "alertstate": "pending"}}], "ZfsSnapshotsOld")
+
+
+def test_each_is_timed_when_it_is_first_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(alert_times.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(alert_times.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    # The first is seen at 102 and is gone again when the second comes, at 105.
+    seen = {102.0: {"a", "other"}, 105.0: {"b"}}
+
+    def look() -> set[str]:
+        return seen.get(clock[0], set())
+
+    assert alert_times.wait(look, {"a": 95.0, "b": 100.0}, seconds=10) == {"a": 7.0, "b": 5.0}
+    with pytest.raises(AssertionError, match="after 10 s there is still to wait for a, c"):
+        alert_times.wait(look, {"c": 100.0, "a": 100.0}, seconds=10)
 
 
 def test_a_test_that_fails_and_one_that_tells_nothing_give_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:

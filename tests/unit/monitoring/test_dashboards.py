@@ -25,7 +25,8 @@ from ports import free_port
 from site_files import ROLE, Written
 from test_exporters import LOADED, ollama_text, storage_metrics, swarm_text
 
-import exposition  # isort: skip - site_files puts it on the path
+import backups  # isort: skip - site_files puts it on the path
+import exposition  # isort: skip
 
 pytestmark = pytest.mark.one_core
 
@@ -134,7 +135,8 @@ def test_every_metric_is_one_that_an_exporter_declares(written: Written) -> None
 
 
 def test_the_project_s_exporters_give_what_they_declare() -> None:
-    said = "".join([swarm_text(), exposition.render(storage_metrics()), ollama_text(LOADED)])
+    copies = exposition.render(backups.metrics(backups.jobs_of((RECORDED / "backup.metrics").read_text(encoding="utf-8")), "manager1"))
+    said = "".join([swarm_text(), exposition.render(storage_metrics()), ollama_text(LOADED), copies])
     given = {line.split()[2] for line in said.splitlines() if line.startswith("# TYPE")}
     # Written by main, and read from the kernel: both have tests of their own.
     elsewhere = {"llm_storage_collected_timestamp_seconds", "iscsi_portal_group_enabled", "iscsi_initiator_logged_in"}

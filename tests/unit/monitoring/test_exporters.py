@@ -22,9 +22,11 @@ from typing import Any, Iterator
 
 import pytest
 import site_files
+import yaml
 from ports import free_port
 
-import exposition  # isort: skip - site_files puts the exporters on the path
+import backups  # isort: skip - site_files puts the exporters on the path
+import exposition  # isort: skip
 import ollama  # isort: skip
 import storage  # isort: skip
 from swarm_monitor.history import History  # isort: skip
@@ -148,6 +150,11 @@ def test_an_engine_without_a_model_is_up_and_has_none() -> None:
     assert (found["ollama_up"], found["ollama_models_loaded"]) == (1, 0)
 
 
+def test_an_engine_that_hangs_is_told_before_the_shortest_look_is_given_up() -> None:
+    # options.yml refuses a monitoring_interval below 5, and Prometheus waits no longer than that.
+    assert 2 * ollama.SECONDS < 5
+
+
 def test_an_engine_that_is_away_or_silent_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ollama, "SECONDS", 0.2)
     assert values(ollama.probe({"target": [f"127.0.0.1:{free_port()}"]}))["ollama_up"] == 0
@@ -188,21 +195,57 @@ def test_the_server_answers_its_paths_and_says_why_it_cannot() -> None:
         server.server_close()
 
 
+# --- backups ----------------------------------------------------------------------------------------------------------------------
+def test_backups_are_read_among_other_metrics() -> None:
+    lines = ["# HELP x y", 'llm_backup_success{job_name="a"} 1.0', "node_load1 3", 'llm_restore_drill_success{job_name="a"} 0.0']
+    text = "\n".join([*lines, 'llm_backup_success{job_name="b",instance="m"} 0'])
+    assert backups.jobs_of(text) == {"a": {"llm_backup_success": 1.0, "llm_restore_drill_success": 0.0}, "b": {"llm_backup_success": 0.0}}
+    assert backups.told_by(text) == "m"
+
+
+def test_a_manager_tells_of_its_backups_by_its_name_in_the_inventory(tmp_path: Path) -> None:
+    assert backups.tell(tmp_path / "missing", "node2") == "", "a manager without backups has no such folder"
+    (tmp_path / "llm-backup-state.prom").write_text((RECORDED / "backup.metrics").read_text(encoding="utf-8"), encoding="utf-8")
+    assert 'llm_backup_success{job_name="state",instance="node2"} 1.0' in backups.tell(tmp_path, "node2").splitlines()
+    # As the role storage_backup writes it.
+    role = yaml.safe_load((site_files.ROOT / "roles" / "storage_backup" / "vars" / "main.yml").read_text(encoding="utf-8"))
+    text = role["__storage_backup_host"].replace("{{ inventory_hostname | to_json }}", json.dumps("manager2"))
+    assert "{{" not in text
+    (tmp_path / "llm-host.prom").write_text(text, encoding="utf-8")
+    (tmp_path / "others.prom").write_text('llm_backup_success{job_name="x"} 1\n', encoding="utf-8")
+    said = backups.tell(tmp_path, "node2")
+    assert 'llm_backup_success{job_name="state",instance="manager2"} 1.0' in said.splitlines()
+    assert 'job_name="x"' not in said
+    assert backups.told_by(said) == "manager2"
+
+
+def test_metrics_of_backups_that_cannot_be_read_are_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "llm-backup-a.prom").write_bytes(b"\xff\xfe")
+    with pytest.raises(exposition.NotAnswered, match="What backups say of themselves cannot be read"):
+        backups.tell(tmp_path, "m")
+
+
+def test_both_ends_say_the_same_of_a_metric() -> None:
+    """Prometheus' exporters refuse one metric with two texts."""
+    program = (site_files.ROOT / "roles" / "storage_backup" / "files" / "llm-backup").read_text(encoding="utf-8")
+    for name, text in backups.HELP.items():
+        assert f'"{name}": "{text}"' in program
+
+
 # --- the swarm --------------------------------------------------------------------------------------------------------------------
 SWARM = json.loads((RECORDED / "swarm.json").read_text(encoding="utf-8"))
 API = {f"/v1.41/{name}": (200, SWARM[name]) for name in ("nodes", "services", "configs", "tasks")}
 
 
 def told(port: int, now: float = NOW) -> str:
-    """What the monitor of manager1 says after one look, and of a worker that was lost and came back before."""
+    """What the monitor says after one look, and of a worker that was lost and came back before."""
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "llm-backup-a.prom").write_text((RECORDED / "backup.metrics").read_text(encoding="utf-8"), encoding="utf-8")
-        settings = Settings(proxy=f"127.0.0.1:{port}", database=f"{place}/monitor.sqlite", files=place, host="manager1")
+        settings = Settings(proxy=f"127.0.0.1:{port}", database=f"{place}/monitor.sqlite")
         history, seen = History(settings.database), look(settings, now)
         down = [{**node, "Status": {"State": "down"}} for node in seen.nodes]
         for at, nodes in ((now - 300, seen.nodes), (now - 200, down), (now - 110, seen.nodes)):
             history.take(replace(seen, at=at, nodes=nodes))
-        return text_of(seen, history.account(), now=now, host="manager1")
+        return text_of(seen, history.account(), now=now)
 
 
 def swarm_text(**changes: Any) -> str:
@@ -226,7 +269,6 @@ def test_nodes_services_and_the_fleet_are_told() -> None:
     assert found['llm_fleet_preemptions_total{placement="ru-9a"}'] == 2
     assert (found["llm_fleet_recoveries_total"], found["llm_fleet_recovery_last_seconds"], found["llm_fleet_workers_lost"]) == (1, 90, 0)
     assert found["swarm_monitor_looked_timestamp_seconds"] == NOW
-    assert any(name.startswith("llm_backup_success{job_name=") and 'instance="manager1"' in name for name in found)
     assert found["llm_fleet_cost_today"] == 11.75
     assert found["llm_fleet_cost_hourly"] == 1.5
     assert found["llm_fleet_lock_held"] == 1
@@ -346,11 +388,19 @@ def zfs(name: str) -> str:
     return (ZFS / name).read_text(encoding="utf-8")
 
 
+POLICIES = [
+    {"dataset": "llm/data"},
+    {"dataset": "llm/none", "hourly": 0},
+    {"dataset": "llm/untaken", "hourly": 0, "daily": 0, "monthly": 0},
+]
+
+
 def storage_metrics() -> list[exposition.Metric]:
     return [
         *storage.status_metrics(zfs("form_of_2.1.txt") + "\n" + zfs("lost_disk-2.3.9.txt").replace("tank", "lost"), {}),
         *storage.space_metrics((RECORDED / "zpool_list-form.txt").read_text(encoding="utf-8")),
-        *storage.snapshot_metrics((RECORDED / "snapshots.txt").read_text(encoding="utf-8"), ["llm/data", "llm/none"]),
+        *storage.snapshot_metrics((RECORDED / "snapshots.txt").read_text(encoding="utf-8"), POLICIES),
+        *storage.pool_metrics(zfs("form_of_2.1.txt"), ["tank"]),
     ]
 
 
@@ -447,6 +497,34 @@ def test_iscsi_is_read_from_the_kernel_s_tree(tmp_path: Path) -> None:
     assert rendered(storage.iscsi_metrics(tmp_path / "missing")) == {}
 
 
+def test_a_target_that_is_gone_takes_no_logins(tmp_path: Path) -> None:
+    """After a start that has not brought the targets back the kernel shows none."""
+    (tmp_path / "iqn.a" / "tpgt_1").mkdir(parents=True)
+    (tmp_path / "iqn.a" / "tpgt_1" / "enable").write_text("1\n")
+    assert rendered(storage.iscsi_metrics(tmp_path, ["iqn.a", "iqn.b"])) == {
+        'iscsi_portal_group_enabled{target="iqn.a",group="tpgt_1"}': 1,
+        'iscsi_portal_group_enabled{target="iqn.b",group=""}': 0,
+    }
+
+
+def test_a_pool_that_is_not_there_is_told() -> None:
+    """Of one that was not imported nothing else tells: node_exporter and ZFS name those that are there."""
+    found = rendered(storage.pool_metrics(zfs("form_of_2.1.txt"), ["tank", "llm"]))
+    assert found == {'zfs_pool_imported{pool="tank"}': 1, 'zfs_pool_imported{pool="llm"}': 0}
+    assert rendered(storage.pool_metrics("", ["llm"])) == {'zfs_pool_imported{pool="llm"}': 0}
+
+
+def test_how_often_a_policy_takes_snapshots_is_what_the_role_says() -> None:
+    role = site_files.ROOT / "roles" / "storage_host"
+    kept = yaml.safe_load((role / "vars" / "main.yml").read_text())["__storage_host_snapshots_kept"]
+    assert {name: usual for name, (_seconds, usual) in storage.PERIODS.items()} == kept
+    found = rendered(storage.snapshot_metrics("llm/data@a\t100\n", POLICIES))
+    assert found['zfs_dataset_snapshot_interval_seconds{dataset="llm/data"}'] == 3600
+    assert found['zfs_dataset_snapshot_interval_seconds{dataset="llm/none"}'] == 86400
+    assert not any("untaken" in name for name in found), "a policy that takes none is late with none"
+    assert storage.interval_of({"dataset": "a", "frequently": 4}) == 900
+
+
 def commands(place: Path, *, status: str) -> None:
     """Stand-ins for zpool and zfs that print what was recorded."""
     for name, body in {
@@ -467,12 +545,20 @@ def test_the_file_is_whole_and_stays_when_zfs_does_not_answer(tmp_path: Path, mo
         ),
     )
     out = tmp_path / "out.prom"
-    (tmp_path / "storage.json").write_text(json.dumps({"file": str(out), "snapshots": ["llm/data"]}))
+    (tmp_path / "storage.json").write_text(json.dumps({"file": str(out), "snapshots": [{"dataset": "llm/data"}]}))
     commands(tmp_path, status=f'cat "{ZFS}/form_of_2.1.txt"')
     assert storage.main([str(tmp_path / "storage.json")]) == 0
     first = out.read_text()
     assert values(first)['zfs_dataset_snapshots{dataset="llm/data"}'] == 2
     assert values(first)["llm_storage_collected_timestamp_seconds"] > 1.7e9
+    commands(tmp_path, status="echo 'no pools available'")
+    assert storage.main([str(tmp_path / "storage.json")]) == 0
+    (wanted,) = {one["until"] for one in yaml.safe_load((site_files.ROLE / "tasks" / "storage.yml").read_text()) if "until" in one}
+    assert wanted.split("'")[1] in values(out.read_text()), "a host without a pool is well"
+    assert not any(name.startswith("zfs_vdev") for name in values(out.read_text()))
+    commands(tmp_path, status=f'cat "{ZFS}/form_of_2.1.txt"')
+    assert storage.main([str(tmp_path / "storage.json")]) == 0
+    first = out.read_text()
     commands(tmp_path, status="echo 'cannot open /dev/zfs' >&2; exit 1")
     assert storage.main([str(tmp_path / "storage.json")]) == 1
     assert out.read_text() == first

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
-from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, SITES, Written, tool
+from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, ROOT, SITES, Written, tool
 
 STACKS = tuple(SITES)
 # Their images have no program that could ask.
@@ -89,7 +90,7 @@ def test_services_are_bounded_checked_and_roll(written: Written, site: str) -> N
 @pytest.mark.parametrize("site", STACKS)
 def test_nothing_is_published_unless_it_is_asked_for(written: Written, site: str) -> None:
     published = {name: service["ports"] for name, service in stack(written, site)["services"].items() if service.get("ports")}
-    if site == "published":
+    if site in ("published", "acme"):
         assert published == {"grafana": [{"target": 3000, "published": 3000, "protocol": "tcp", "mode": "host"}]}
         environment = stack(written, site)["services"]["grafana"]["environment"]
         assert environment["GF_SERVER_PROTOCOL"] == "https", "a password must not cross the network in the clear"
@@ -115,6 +116,31 @@ def test_passwords_and_tokens_are_in_secrets_and_nowhere_else(written: Written) 
     assert names == {"alertmanager_yml", "grafana_password", "status_password"}
 
 
+def test_without_a_password_grafana_has_one_that_is_made_and_kept_on_the_manager(written: Written) -> None:
+    given = {site: {one["name"]: one for one in json.loads(written.text(site, "secrets.json"))}["grafana_password"] for site in STACKS}
+    assert given["good"] == {"name": "grafana_password", "content": PASSWORD}
+    assert given["published"] == {"name": "grafana_password", "file": "/var/lib/llm-stack/monitoring/grafana/admin-password"}
+    (made,) = [task for task in yaml.safe_load((ROLE / "tasks" / "install.yml").read_text()) if "ansible.builtin.copy" in task]
+    assert made["no_log"] is True and made["ansible.builtin.copy"]["force"] is False, "it is shown nowhere, and made once"
+    assert made["ansible.builtin.copy"]["mode"] == "0600"
+
+
+def switched(name: str) -> dict[str, str]:
+    """What each file takes a switch for where nobody says."""
+    places = [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("roles/*/vars/*.yml"), *ROOT.glob("roles/*/templates/*.j2")]
+    found = {path: re.findall(rf"\b{name} \| default\((\w+)\)", path.read_text(encoding="utf-8")) for path in places}
+    return {str(path.relative_to(ROOT)): each for path, all_of_it in found.items() for each in all_of_it}
+
+
+@pytest.mark.parametrize("name", ["llm_stack_monitoring", "llm_stack_backup"])
+def test_monitoring_and_backups_are_on_wherever_the_switch_is_read(name: str) -> None:
+    found = switched(name)
+    assert set(found.values()) == {"true"}
+    assert len(found) >= 3
+    lab = yaml.safe_load((ROOT / "inventories" / "lab" / "group_vars" / "all.yml").read_text(encoding="utf-8"))
+    assert lab["llm_stack_monitoring"] is False, "the lab cannot pull the images"
+
+
 @pytest.mark.parametrize("site", STACKS)
 def test_every_config_and_secret_a_service_names_is_given(written: Written, site: str) -> None:
     services = stack(written, site)["services"].values()
@@ -137,6 +163,95 @@ def test_what_does_not_exist_is_not_watched(written: Written) -> None:
 def test_the_autoscaler_is_watched_where_it_runs(written: Written) -> None:
     jobs = {site: [job["job_name"] for job in yaml.safe_load(written.text(site, "prometheus.yml"))["scrape_configs"]] for site in STACKS}
     assert [site for site, names in jobs.items() if "autoscaler" in names] == ["published"]
+
+
+# Whose data is in a directory of the manager that the role runs on.
+KEEPING = {"prometheus", "alertmanager", "grafana", "swarm_monitor", "loki"}
+
+
+@pytest.mark.parametrize("site", STACKS)
+def test_what_keeps_data_is_placed_on_the_node_the_role_runs_on(written: Written, site: str) -> None:
+    """With several managers the swarm would start it wherever fewer tasks run, and there its directory is missing."""
+    services = stack(written, site)["services"]
+    keeping = {name for name, one in services.items() if "/var/lib/llm-stack/monitoring/" in str(one.get("volumes"))}
+    assert keeping == KEEPING & set(services)
+    node = "pending" if site == "plain" else "node1"
+    assert {str(services[name]["deploy"]["placement"]["constraints"]) for name in keeping} == {f"['node.id == {node}']"}
+    rest = {name: one["deploy"]["placement"]["constraints"] for name, one in services.items() if name not in KEEPING}
+    assert not [name for name, constraints in rest.items() if "node.id" in str(constraints)]
+
+
+def test_what_keeps_no_data_is_placed_as_it_is_told(written: Written) -> None:
+    found = {name: one["deploy"]["placement"]["constraints"] for name, one in stack(written, "plain")["services"].items()}
+    assert found["blackbox"] == ["node.labels.any == true"]
+    assert found["socket_proxy"] == ["node.labels.any == true", "node.role == manager"], "a worker's engine does not know the swarm"
+    assert stack(written, "good")["services"]["ollama"]["deploy"]["placement"]["constraints"] == ["node.role == manager"]
+
+
+def test_the_role_asks_the_engine_before_it_deploys() -> None:
+    names = [task["ansible.builtin.import_tasks"] for task in yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())]
+    assert names.index("here.yml") < names.index("configure.yml")
+    (ask, see) = yaml.safe_load((ROLE / "tasks" / "here.yml").read_text())
+    assert (ask["register"], see["register"]) == ("__monitoring_engine_asked", "__monitoring_acme_found")
+    assert "{{.Swarm.NodeID}} {{.DockerRootDir}}" in ask["ansible.builtin.command"]["argv"][-1] and ask["check_mode"] is False
+
+
+@pytest.mark.parametrize(("site", "root"), [("good", "/var/lib/docker"), ("plain", "/var/lib/docker"), ("acme", "/srv/docker data")])
+def test_containers_are_read_where_the_engine_keeps_them(written: Written, site: str, root: str) -> None:
+    services = stack(written, site)["services"]
+    mounted = {one["source"]: one["target"] for one in services["cadvisor"]["volumes"]}
+    # cAdvisor is told by the engine where to look.
+    assert mounted[root] == root
+    if "alloy" in services:
+        logs = {one["source"]: one["target"] for one in services["alloy"]["volumes"] if one["type"] == "bind"}
+        assert logs == {f"{root}/containers": "/var/lib/docker/containers"}
+        (path,) = re.findall(r'__path__ = "([^"]+)"', (ROLE / "files" / "alloy.alloy").read_text(encoding="utf-8"))
+        assert path.startswith("/var/lib/docker/containers/")
+
+
+def test_where_engines_are_to_keep_their_data_is_known_from_the_inventory(written: Written) -> None:
+    assert json.loads(written.text("good", "paths.json")) == {"/srv/docker": ["manager1", "manager2"]}
+
+
+def test_grafana_gets_the_edge_s_certificate_by_acme_and_its_renewals(written: Written) -> None:
+    def given(site: str) -> tuple[str, str]:
+        found = [
+            {one["name"]: one.get("file") for one in json.loads(written.text(site, f"{kind}.json"))} for kind in ("configs", "secrets")
+        ]
+        return found[0]["grafana_certificate"], found[1]["grafana_tls_key"]
+
+    live = "/etc/letsencrypt/live/llm-edge"
+    assert given("acme") == (f"{live}/fullchain.pem", f"{live}/privkey.pem")
+    services = stack(written, "acme")["services"]
+    assert services["grafana"]["deploy"]["labels"] == {"llm-stack.certificate": "acme"}
+    assert not [name for name, one in services.items() if name != "grafana" and "labels" in one["deploy"]]
+    # A certificate of its own is not replaced by another one's renewal.
+    assert given("published") == ("/etc/ssl/own.crt", "/etc/ssl/own.key")
+    assert "labels" not in stack(written, "published")["services"]["grafana"]["deploy"]
+
+
+def test_backups_of_every_manager_are_asked_for(written: Written) -> None:
+    service = stack(written, "good")["services"]["backups"]
+    assert (service["deploy"]["mode"], service["deploy"]["placement"]["constraints"]) == ("global", ["node.role == manager"])
+    # The folder itself is missing on a manager without backups, and would keep the service from starting there.
+    assert service["volumes"] == [{"type": "bind", "source": "/var/lib", "target": "/host", "read_only": True}]
+    assert service["environment"] == {"FOLDER": "/host/prometheus/node-exporter", "NODE": "{{.Node.Hostname}}"}
+    jobs = {job["job_name"]: job for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
+    assert [name for name, job in jobs.items() if job.get("honor_labels")] == ["backups"], "they carry the name of their host"
+    assert jobs["backups"]["dockerswarm_sd_configs"][0]["port"] == 9777
+    backup = (ROOT / "roles" / "storage_backup" / "files" / "llm-backup").read_text(encoding="utf-8")
+    assert 'TEXTFILES = Path("/var/lib/prometheus/node-exporter")' in backup
+
+
+def test_a_declared_backup_that_nobody_tells_of_is_an_alert(written: Written) -> None:
+    def asked(site: str) -> list[str]:
+        rules = [rule for group in yaml.safe_load(written.text(site, "rules.yml"))["groups"] for rule in group["rules"]]
+        return [rule["expr"] for rule in rules if rule.get("alert") == "BackupNotSeen"]
+
+    first, second = 'instance="manager2", job_name="state"', 'instance="storage1", job_name="data"'
+    assert asked("good") == [f"absent(llm_backup_max_age_seconds{{{first}}})\nor absent(llm_backup_max_age_seconds{{{second}}})"]
+    assert asked("plain") == [], "no backups, nothing to be seen"
+    assert PASSWORD not in written.text("good", "rules.yml")
 
 
 def test_loki_s_configuration_has_retention_and_no_unknown_word(written: Written) -> None:
@@ -173,7 +288,7 @@ def test_alloy_s_components_lead_from_files_to_loki(written: Written) -> None:
     # Docker fills it in, not Ansible.
     assert service["environment"] == {"NODE": "{{.Node.Hostname}}"}
     monitor = stack(written, "good")["services"]["swarm_monitor"]["environment"]
-    assert (monitor["STORAGE"], monitor["METRICS_HOST"]) == ("storage1=192.0.2.11:9100", "good")
+    assert (monitor["STORAGE"], monitor["BACKUPS"]) == ("storage1=192.0.2.11:9100", "backups:9777")
     assert "docker.sock" not in str(service["volumes"]) and all(one.get("read_only") for one in service["volumes"] if one["type"] == "bind")
 
 
@@ -182,8 +297,25 @@ def test_targets_follow_from_the_inventory(written: Written) -> None:
     assert jobs["storage"]["static_configs"] == [
         {"targets": ["192.0.2.11:9100"], "labels": {"instance": "storage1", "node": "storage1"}},
     ]
-    assert jobs["certificates"]["static_configs"][0]["targets"] == ["192.0.2.21:443", "192.0.2.21:5000", "192.0.2.11:8443"]
-    assert jobs["edge"]["static_configs"][0]["targets"] == ["https://192.0.2.21:443/health"]
+    assert jobs["certificates"]["static_configs"][0]["targets"] == ["192.0.2.21:443", "manager2:443", "192.0.2.21:5000", "192.0.2.11:8443"]
+    assert jobs["edge"]["static_configs"][0]["targets"] == [f"https://{name}:443/health" for name in ("192.0.2.21", "manager2")]
+
+
+def test_readers_that_are_known_by_a_name_are_let_in_by_their_addresses(written: Written) -> None:
+    files = {one["path"]: one["content"] for one in json.loads(written.text("published", "storage.json"))}
+    unit = next(text for path, text in files.items() if path.endswith("10-llm-stack.conf"))
+    assert "IPAddressDeny=any\nIPAddressAllow=localhost 192.0.2.11 192.0.2.9 192.0.2.22 fd00::2\n" in unit
+
+
+def test_what_a_day_may_cost_is_the_fleet_s_budget_where_nothing_else_is_said(written: Written) -> None:
+    for site, limit in (("good", "90.0"), ("published", "180.0")):
+        assert f"llm_fleet_cost_today > {limit}" in written.text(site, "rules.yml"), site
+
+
+def test_the_usual_snapshots_are_known_from_the_role_that_takes_them() -> None:
+    (task,) = [one for one in yaml.safe_load((ROLE / "tasks" / "storage.yml").read_text()) if "ansible.builtin.include_vars" in one]
+    path = Path(task["ansible.builtin.include_vars"]["file"].replace("{{ role_path }}", str(ROLE)))
+    assert "__storage_host_snapshots_usual" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def test_the_exporter_of_a_storage_host_answers_to_the_managers_alone(written: Written) -> None:
@@ -191,5 +323,7 @@ def test_the_exporter_of_a_storage_host_answers_to_the_managers_alone(written: W
     unit = next(text for path, text in files.items() if path.endswith("10-llm-stack.conf"))
     assert "IPAddressDeny=any\nIPAddressAllow=localhost 192.0.2.11 192.0.2.21\n" in unit
     assert "--web.listen-address=192.0.2.11:9100" in unit
-    assert "unit-include=(nfs-server|zfs-zed)\\\\.service" in unit
-    assert json.loads(files["/etc/llm-stack/monitoring/storage.json"])["snapshots"] == ["llm/data"]
+    assert "mount-points-exclude=^/(dev|proc|run|sys)($$|/) " in unit, "what is mounted below /mnt is watched"
+    assert "unit-include=(nfs-server|rtslib-fb-targetctl|zfs-zed)\\\\.service" in unit
+    told = json.loads(files["/etc/llm-stack/monitoring/storage.json"])
+    assert (told["snapshots"], told["pools"], told["targets"]) == ([{"dataset": "llm/data"}], ["llm"], ["iqn.a", "iqn.b"])

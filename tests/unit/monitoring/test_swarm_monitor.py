@@ -17,9 +17,10 @@ import pytest
 import site_files
 from test_exporters import API, NOW, answering, asked, told, values
 
-from swarm_monitor import page  # isort: skip - site_files puts it on the path
+from swarm_monitor import look as looking  # isort: skip - site_files puts it on the path
+from swarm_monitor import page  # isort: skip
 from swarm_monitor.history import GIVEN_UP, Account, History, Outage  # isort: skip
-from swarm_monitor.look import Copies, Look, jobs_of, look  # isort: skip
+from swarm_monitor.look import Copies, Look, look  # isort: skip
 from swarm_monitor.server import admitted, answer, make_server  # isort: skip
 from swarm_monitor.settings import Settings, from_environment  # isort: skip
 from swarm_monitor.watcher import View, Watcher  # isort: skip
@@ -106,23 +107,47 @@ def test_an_interruption_counts_once_and_for_ever(tmp_path: Path) -> None:
     assert history.account().preemptions == {"z1": 2, "z2": 1}
 
 
-def test_backups_are_read_among_other_metrics() -> None:
-    lines = ["# HELP x y", 'llm_backup_success{job_name="a"} 1.0', "node_load1 3", 'llm_restore_drill_success{job_name="a"} 0.0']
-    text = "\n".join([*lines, 'llm_backup_success{job_name="b"} 0'])
-    assert jobs_of(text) == {"a": {"llm_backup_success": 1.0, "llm_restore_drill_success": 0.0}, "b": {"llm_backup_success": 0.0}}
-
-
-def test_a_storage_host_that_does_not_answer_is_said_to_be_unknown(tmp_path: Path) -> None:
+def test_a_storage_host_that_does_not_answer_is_said_to_be_unknown() -> None:
     with answering({**API, "/metrics": (200, b'llm_backup_success{job_name="a"} 1\n')}) as port:
-        settings = Settings(
-            proxy=f"127.0.0.1:{port}", files=str(tmp_path), host="m", storage={"s1": f"127.0.0.1:{port}", "s2": "127.0.0.1:1"}
-        )
+        settings = Settings(proxy=f"127.0.0.1:{port}", storage={"s1": f"127.0.0.1:{port}", "s2": "127.0.0.1:1"})
         found = look(settings, NOW).copies
     assert [(one.host, one.jobs, bool(one.error)) for one in found] == [
-        ("m", {}, False),
         ("s1", {"a": {"llm_backup_success": 1.0}}, False),
         ("s2", {}, True),
     ]
+
+
+def test_every_manager_is_asked_for_its_backups(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        "10.0.0.2:9777": b'llm_backup_success{job_name="state",instance="manager2"} 0.0\n',
+        "10.0.0.3:9777": b'llm_backup_success{job_name="state",instance="manager1"} 1.0\n',
+        # One without backups.
+        "10.0.0.4:9777": b"",
+    }
+
+    def get(address: str, path: str) -> bytes:
+        if address == "10.0.0.5:9777":
+            raise OSError(113, "No route to host")
+        return said[address] if path == "/metrics" else b"[]"
+
+    addresses = [(2, 1, 6, "", (address.partition(":")[0], 9777)) for address in (*said, "10.0.0.5:9777", "10.0.0.2:9777")]
+    monkeypatch.setattr(looking, "get", get)
+    monkeypatch.setattr(looking.socket, "getaddrinfo", lambda name, port, *_more: addresses if (name, port) == ("backups", 9777) else [])
+    found = list(looking.copies(Settings(backups="backups:9777")))
+    assert [(one.host, one.jobs, one.error) for one in found] == [
+        ("10.0.0.5:9777", {}, "No route to host"),
+        ("manager1", {"state": {"llm_backup_success": 1.0}}, ""),
+        ("manager2", {"state": {"llm_backup_success": 0.0}}, ""),
+    ]
+
+
+def test_backups_of_managers_that_are_not_found_are_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_words: object) -> list[object]:
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(looking.socket, "getaddrinfo", unknown)
+    (found,) = looking.copies(Settings(backups="backups:9777"))
+    assert (found.host, found.error) == ("managers", "backups:9777 is not found: Name or service not known")
 
 
 # --- what is said when it is not known --------------------------------------------------------------------------------------------

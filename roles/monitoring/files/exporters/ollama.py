@@ -18,7 +18,8 @@ from typing import Any
 
 from exposition import Metric, NotAnswered, Query, make_server, render
 
-SECONDS = 5.0
+# Two questions that are not answered have to be over before a look each 5 s is given up, or nobody would be told that the engine is down.
+SECONDS = 2.0
 # An address, so that a target is nothing but a machine and a port.
 _TARGET = re.compile(r"(?P<host>[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})$")
 _LONGEST = 1 << 20

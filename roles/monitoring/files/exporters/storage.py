@@ -17,7 +17,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from exposition import Metric, render
 
@@ -29,6 +29,15 @@ _ROW = re.compile(rf"^\t(?P<indent> *)(?P<name>\S+)\s+(?P<state>{_STATES})(?:\s+
 _STANDING_IN = re.compile(r"(replacing|spare)-\d+$")
 _HEALTHY = ("ONLINE", "AVAIL", "INUSE")
 _SCRUBBED = "zfs_pool_scrub_last_timestamp_seconds"
+# By period of a policy: its seconds, and how many the role storage_host keeps where the policy does not say.
+PERIODS = {
+    "frequently": (900, 0),
+    "hourly": (3600, 24),
+    "daily": (86400, 14),
+    "weekly": (7 * 86400, 0),
+    "monthly": (31 * 86400, 3),
+    "yearly": (366 * 86400, 0),
+}
 
 
 class CannotRead(Exception):
@@ -128,14 +137,33 @@ def space_metrics(text: str) -> list[Metric]:
     return [size, used, fragmented]
 
 
-def snapshot_metrics(text: str, wanted: Iterable[str]) -> list[Metric]:
+def pool_metrics(text: str, wanted: Iterable[str]) -> list[Metric]:
+    """Read from ``zpool status`` which pools are there: of one that is not, nothing else tells.
+
+    :param wanted: pools that should be.
+    """
+    imported = Metric("zfs_pool_imported", "Whether a pool that is declared is there")
+    found = set(re.findall(r"(?m)^\s*pool: (\S+)", text))
+    for pool in wanted:
+        imported.add(pool in found, pool=pool)
+    return [imported]
+
+
+def interval_of(policy: Mapping[str, Any]) -> int:
+    """Return after how many seconds a policy takes the next snapshot; 0 when it takes none."""
+    return next((seconds for period, (seconds, kept) in PERIODS.items() if int(policy.get(period, kept)) > 0), 0)
+
+
+def snapshot_metrics(text: str, policies: Iterable[Mapping[str, Any]]) -> list[Metric]:
     """Read ``zfs list -H -p -t snapshot -o name,creation``.
 
-    :param wanted: datasets that should have snapshots; one without has an age since 1970.
+    :param policies: those of datasets that should have snapshots; one without has an age since 1970.
     """
     newest = Metric("zfs_dataset_snapshot_newest_timestamp_seconds", "When the newest snapshot was taken, of datasets that a policy covers")
     count = Metric("zfs_dataset_snapshots", "Snapshots of a dataset that a policy covers")
-    found: dict[str, list[int]] = {name: [] for name in wanted}
+    every = Metric("zfs_dataset_snapshot_interval_seconds", "After how long the policy of a dataset takes the next snapshot")
+    intervals = {str(policy["dataset"]): interval_of(policy) for policy in policies}
+    found: dict[str, list[int]] = {name: [] for name, seconds in intervals.items() if seconds}
     for line in text.splitlines():
         name, _tab, created = line.partition("\t")
         dataset = name.partition("@")[0]
@@ -144,14 +172,21 @@ def snapshot_metrics(text: str, wanted: Iterable[str]) -> list[Metric]:
     for dataset, times in found.items():
         newest.add(max(times, default=0), dataset=dataset)
         count.add(len(times), dataset=dataset)
-    return [newest, count]
+        every.add(intervals[dataset], dataset=dataset)
+    return [newest, count, every]
 
 
-def iscsi_metrics(fabric: Path) -> list[Metric]:
-    """Read what the kernel's target shows of itself below configfs."""
+def iscsi_metrics(fabric: Path, wanted: Iterable[str] = ()) -> list[Metric]:
+    """Read what the kernel's target shows of itself below configfs.
+
+    :param wanted: targets that should be there; one that is not takes no logins.
+    """
     enabled = Metric("iscsi_portal_group_enabled", "Whether a portal group of a target takes logins")
     session = Metric("iscsi_initiator_logged_in", "Whether an initiator that may log in has a session")
-    for group in sorted(fabric.glob("iqn.*/tpgt_*")):
+    groups = sorted(fabric.glob("iqn.*/tpgt_*"))
+    for target in sorted(set(wanted) - {group.parent.name for group in groups}):
+        enabled.add(False, target=target, group="")
+    for group in groups:
         target = group.parent.name
         enabled.add(_first(group / "enable") == "1", target=target, group=group.name)
         for rule in sorted(group.glob("acls/*")):
@@ -179,17 +214,19 @@ def known_scrubs(path: Path) -> dict[str, float]:
     return {pool: float(value) for pool, value in re.findall(rf'^{_SCRUBBED}{{pool="([^"]+)"}} (\S+)$', text, re.MULTILINE)}
 
 
-def gather(configuration: Mapping[str, list[str]], before: Mapping[str, float]) -> Iterator[Metric]:
+def gather(configuration: Mapping[str, Any], before: Mapping[str, float]) -> Iterator[Metric]:
     """Return all metrics.
 
     :raises CannotRead: ZFS does not answer.
     """
-    yield from status_metrics(run("zpool", "status", "-P", "-p"), before)
+    status = run("zpool", "status", "-P", "-p")
+    yield from status_metrics(status, before)
+    yield from pool_metrics(status, configuration.get("pools") or [])
     yield from space_metrics(run("zpool", "list", "-H", "-p", "-v", "-o", "name,size,allocated,fragmentation"))
     wanted = configuration.get("snapshots") or []
     if wanted:
         yield from snapshot_metrics(run("zfs", "list", "-H", "-p", "-t", "snapshot", "-o", "name,creation"), wanted)
-    yield from iscsi_metrics(FABRIC)
+    yield from iscsi_metrics(FABRIC, configuration.get("targets") or [])
 
 
 def write(path: Path, text: str) -> None:

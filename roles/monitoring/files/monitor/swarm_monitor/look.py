@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
+import socket
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Iterator, Mapping
 from urllib.parse import quote
 
+from backups import jobs_of, told_by
 from exposition import NotAnswered
 
 from .settings import Settings
@@ -23,7 +22,6 @@ SECONDS = 10.0
 API = "/v1.41"
 STATE, ENGINE = "llm-stack-state", "llm_engine"
 _LONGEST = 16 << 20
-_SAMPLE = re.compile(r'^(?P<name>llm_(?:backup|restore_drill)_\w+)\{job_name="(?P<job>[A-Za-z0-9-]+)"\} (?P<value>[0-9.eE+-]+)$')
 
 
 @dataclass(frozen=True)
@@ -107,39 +105,35 @@ def look(settings: Settings, now: float) -> Look:
 
 
 def copies(settings: Settings) -> Iterator[Copies]:
-    """Yield what each host says of its backups."""
-    if settings.files:
-        yield _told(settings.host, partial(files, settings.files))
+    """Yield what each host says of its backups; a manager that says nothing has none."""
+    if settings.backups:
+        try:
+            managers = [_told("", address) for address in addresses_of(settings.backups)]
+            yield from sorted((one for one in managers if one.host), key=lambda one: one.host)
+        except OSError as error:
+            yield Copies("managers", error=f"{settings.backups} is not found: {error.strerror or error}")
     for name, address in sorted(settings.storage.items()):
-        yield _told(name, partial(page_of, address))
+        yield _told(name, address)
 
 
-def files(folder: str) -> str:
-    """Return the metrics files of a folder, one after the other.
+def addresses_of(service: str) -> list[str]:
+    """Return where the tasks of a service answer.
 
-    :raises OSError: one cannot be read.
+    :param service: its name and port.
+    :raises OSError: the name is not known.
     """
-    return "".join(path.read_text(encoding="utf-8") for path in sorted(Path(folder).glob("*.prom")))
+    name, _colon, port = service.rpartition(":")
+    found = socket.getaddrinfo(name, int(port), socket.AF_INET, socket.SOCK_STREAM)
+    return sorted({f"{one[4][0]}:{port}" for one in found})
 
 
-def page_of(address: str) -> str:
-    """Return what an exporter says.
+def _told(host: str, address: str) -> Copies:
+    """Return what an exporter says of backups.
 
-    :raises OSError: it does not answer.
+    :param host: empty when the exporter knows that itself.
     """
-    return get(address, "/metrics").decode("utf-8", "replace")
-
-
-def _told(host: str, text: Callable[[], str]) -> Copies:
     try:
-        return Copies(host, jobs_of(text()))
-    except (OSError, ValueError) as error:
-        return Copies(host, error=getattr(error, "strerror", None) or str(error))
-
-
-def jobs_of(text: str) -> dict[str, dict[str, float]]:
-    """Read the metrics of backups among others in Prometheus' text format."""
-    found: dict[str, dict[str, float]] = {}
-    for sample in filter(None, map(_SAMPLE.match, text.splitlines())):
-        found.setdefault(sample["job"], {})[sample["name"]] = float(sample["value"])
-    return found
+        text = get(address, "/metrics").decode("utf-8", "replace")
+    except OSError as error:
+        return Copies(host or address, error=error.strerror or str(error))
+    return Copies(host or told_by(text), jobs_of(text))

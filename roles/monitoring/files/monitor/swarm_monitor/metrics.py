@@ -1,7 +1,7 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a look shows, for Prometheus: nodes, GPUs, services, the state that runs over the fleet share, recoveries, backups.
+"""What a look shows, for Prometheus: nodes, GPUs, services, the state that runs over the fleet share, recoveries.
 
 The engine's own metrics count tasks and nodes of the whole swarm and name none of them.
 """
@@ -15,19 +15,10 @@ from typing import Any, Iterable, Mapping
 from exposition import Metric, NotAnswered, render
 
 from .history import Account, is_up, name_of
-from .look import STATE, Copies, Look
+from .look import STATE, Look
 
 # Labels that tell what a server of a fleet is; a server that carries none is nobody's business here.
 PREEMPTIBLE, ENDS = "llm-stack.preemptible", "llm-stack.ends"
-HELP = {
-    "llm_backup_success": "Whether the last run of a backup ended well",
-    "llm_backup_last_success_timestamp_seconds": "When the newest copy that is whole was taken",
-    "llm_backup_max_age_seconds": "How old the newest copy may be",
-    "llm_restore_drill_success": "Whether the newest copy could be restored and read when that was tried last",
-    "llm_restore_drill_last_success_timestamp_seconds": "When a copy was restored well last",
-    "llm_restore_drill_max_age_seconds": "How long ago that may be",
-    "llm_restore_drill_copy_age_seconds": "How old the copy was that was restored last: what a loss at that moment would have cost",
-}
 
 
 def node_metrics(nodes: Iterable[Mapping[str, Any]]) -> list[Metric]:
@@ -144,27 +135,13 @@ def history_metrics(account: Account) -> list[Metric]:
     return [preempted, back, seconds, lost, last]
 
 
-def copies_metrics(told: Iterable[Copies], *, of: str) -> list[Metric]:
-    """Return the backups of this manager; Prometheus reads those of the storage hosts from these themselves.
-
-    :param of: name of this manager.
-    """
-    found = {name: Metric(name, text) for name, text in HELP.items()}
-    for copies in told:
-        for job, values in copies.jobs.items() if copies.host == of else ():
-            for name in sorted(values.keys() & found.keys()):
-                found[name].add(values[name], job_name=job, instance=of)
-    return list(found.values())
-
-
-def text_of(seen: Look, account: Account, *, now: float, host: str) -> str:
+def text_of(seen: Look, account: Account, *, now: float) -> str:
     """Return all metrics.
 
-    :param host: name of this manager.
     :raises NotAnswered: the state of the fleet cannot be understood.
     """
     looked = Metric("swarm_monitor_looked_timestamp_seconds", "When the swarm was looked at last")
     looked.add(seen.at)
     fleet = fleet_metrics(seen.labels, now) if seen.labels is not None else []
     swarm = [*node_metrics(seen.nodes), *service_metrics(seen.services)]
-    return render([looked, *swarm, *fleet, *history_metrics(account), *copies_metrics(seen.copies, of=host)])
+    return render([looked, *swarm, *fleet, *history_metrics(account)])

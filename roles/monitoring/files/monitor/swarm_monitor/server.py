@@ -61,7 +61,7 @@ def metrics(watcher: Watcher, now: float) -> Answer:
     if view.seen is None or view.account is None or not view.fresh:
         return Answer(503, f"{view.error or 'The last look is too old.'}\n")
     try:
-        return Answer(200, text_of(view.seen, view.account, now=now, host=watcher.settings.host), CONTENT_TYPE)
+        return Answer(200, text_of(view.seen, view.account, now=now), CONTENT_TYPE)
     except NotAnswered as error:
         return Answer(503, f"{error}\n")
 

@@ -17,7 +17,7 @@ class Settings:
 
     :param proxy: host and port of the read-only proxy before the engine's socket.
     :param database: file in which what was seen is kept.
-    :param files: directory with metrics files of this manager, which is ``host``; empty for none.
+    :param backups: name and port of the exporter that tells of a manager's backups, one on each manager; empty for none.
     :param storage: address and port of each storage host's exporter, by its name.
     :param password_hash: SHA-256, in hex, of the page's password; empty closes the page.
     :param every: seconds between two looks.
@@ -27,8 +27,7 @@ class Settings:
 
     proxy: str = "socket_proxy:2375"
     database: str = "/data/monitor.sqlite"
-    files: str = ""
-    host: str = ""
+    backups: str = ""
     storage: Mapping[str, str] = field(default_factory=dict)
     password_hash: str = ""
     every: float = 10.0
@@ -49,8 +48,7 @@ def from_environment(env: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         proxy=env.get("DOCKER_PROXY", usual.proxy),
         database=env.get("DATABASE", usual.database),
-        files=env.get("METRICS_DIR", ""),
-        host=env.get("METRICS_HOST", ""),
+        backups=env.get("BACKUPS", ""),
         storage={name: address for name, _equal, address in pairs},
         password_hash=Path(path).read_text(encoding="utf-8").strip().lower() if path else "",
         every=float(env.get("EVERY_S", usual.every)),
