@@ -12,9 +12,11 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Protocol
 
 from .errors import Busy, CloudError, NoService, OutOfTime, Unclear
+from .roll import Roll
 
 # Tags at the creation of a server, and its flavor's extra specs in its own description (Nova of Stein, 2019, and newer).
 MICROVERSION = "2.72"
@@ -117,6 +119,7 @@ class Cloud:
     def __init__(self, connection: Connection, *, watch: Watch, calls: Calls, api_timeout: float = 30.0) -> None:
         self.region = connection.region
         self.watch = watch
+        self.roll = Roll(lambda: self.pages("compute", "/servers/detail", "servers"), now=watch.now)
         self._connection = connection
         self._calls = calls
         self._timeout = api_timeout
@@ -237,7 +240,7 @@ class Cloud:
         if status == 401:
             return CloudError(f"The cloud does not accept the credentials any more (401 from {self._name(service)}). Check them", 401)
         if status in _BUSY and not error.quota:
-            return Busy(str(error), status, after=retry_after(response))
+            return Busy(str(error), status, after=retry_after(response, self.watch.now()))
         return Unclear(str(error), status) if status in _DOWN else error
 
     def _name(self, service: str) -> str:
@@ -269,9 +272,19 @@ def message_of(response: Any) -> str:
     return "no reason given"
 
 
-def retry_after(response: Any) -> float:
-    """Return the seconds the cloud asks to wait; 2 where it does not say, at least half a second."""
+def retry_after(response: Any, now: float) -> float:
+    """Return the seconds the cloud asks to wait, at least half a second; 2 where it does not say.
+
+    It may say a date instead (RFC 9110, 10.2.3).
+
+    :param now: seconds since 1970.
+    """
+    told = str((response.headers or {}).get("Retry-After", "2"))
     try:
-        return max(0.5, float((response.headers or {}).get("Retry-After", "2")))
-    except (TypeError, ValueError):
-        return 2.0
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(told).timestamp() - now
+        except (TypeError, ValueError):
+            seconds = 2.0
+    return max(0.5, seconds)

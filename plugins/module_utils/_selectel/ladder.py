@@ -12,7 +12,8 @@ from typing import Any, Mapping
 from .._errors import StackError
 from .client import Cloud
 from .errors import CloudError, OutOfTime, RungFailed
-from .make import Maker, look_at, remove_free_port, remove_server, remove_volume, settled, wait_for
+from .look import look_at, wait_for, watching
+from .make import Maker, remove_free_port, remove_server, remove_volume, settled
 from .merge import merge_into
 from .model import Fleet, FleetSpec, FloatingIp, Named, Placement, Server, SlotSpec, Volume
 from .placements import Rung
@@ -245,20 +246,21 @@ class Ladder:
     def _await_restore(self, cloud: Cloud, server: Server, *, refusal: str) -> Server:
         """Wait for a restore; Nova gives one up for lack of room without a word: the server is shelved and idle again."""
         idle, delay = 0, 0.5
-        server = look_at(cloud, server)
-        while kind_of(server) in (INTERRUPTED, SETTLING):
-            # A whole fleet that asks twice a second would keep the cloud from its work.
-            delay = min(1.5 * delay, _LONGEST_LOOK)
-            if kind_of(server) == INTERRUPTED:
-                idle += 1
-                if idle >= _STILL_SHELVED or (not refusal and self._restore_failed(cloud, server)):
-                    why = f"{server.id} cannot be restored: {refusal}" if refusal else f"there is no capacity to restore {server.id}"
-                    raise RungFailed(f"{why}: it stays {server.status}")
-            try:
-                cloud.watch.pause(delay)
-            except OutOfTime as over:
-                raise OutOfTime(f"{over} while {server.id} was being restored ({server.status})") from over  # pylint: disable=bad-exception-cause
-            server = look_at(cloud, server)
+        with watching(cloud) as look:
+            server = look(server)
+            while kind_of(server) in (INTERRUPTED, SETTLING):
+                # A whole fleet that asks twice a second would keep the cloud from its work.
+                delay = min(1.5 * delay, _LONGEST_LOOK)
+                if kind_of(server) == INTERRUPTED:
+                    idle += 1
+                    if idle >= _STILL_SHELVED or (not refusal and self._restore_failed(cloud, server)):
+                        why = f"{server.id} cannot be restored: {refusal}" if refusal else f"there is no capacity to restore {server.id}"
+                        raise RungFailed(f"{why}: it stays {server.status}")
+                try:
+                    cloud.watch.pause(delay)
+                except OutOfTime as over:
+                    raise OutOfTime(f"{over} while {server.id} was being restored ({server.status})") from over  # pylint: disable=bad-exception-cause
+                server = look(server)
         return server
 
     @staticmethod

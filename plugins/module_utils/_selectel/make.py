@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from .client import Cloud
 from .errors import CloudError, OutOfTime, RungFailed
 from .hostkey import encoded, make_host_key, with_host_key
+from .look import look_at, wait_for, watching
 from .model import (
     ATTEMPT_KEY,
     FLEET_KEY,
@@ -26,7 +27,7 @@ from .model import (
 )
 from .placements import Rung
 from .prices import server_price, told
-from .read import mark, parse_port, parse_server, parse_volume, read_servers
+from .read import mark, parse_port, parse_volume, read_servers
 from .states import ALIVE, BROKEN, GONE, INTERRUPTED, SETTLING, kind_of
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 5.0
@@ -37,40 +38,14 @@ def settled(server: Server) -> bool:
     return kind_of(server) != SETTLING
 
 
-def wait_for(cloud: Cloud, server: Server, done: Callable[[Server], bool]) -> Server:
-    """Look at a server until `done`; one that is gone has the status DELETED.
-
-    :param server: as it was seen a moment ago.
-    :raises OutOfTime: the deadline came first.
-    """
-    delay = _FIRST_WAIT
-    while not (done(server) or kind_of(server) == GONE):
-        try:
-            cloud.watch.pause(delay)
-        except OutOfTime as over:
-            raise OutOfTime(f"{over} while {server.id} was {server.status}: the next run takes it up") from over  # pylint: disable=bad-exception-cause
-        server = look_at(cloud, server)
-        delay = min(delay * 1.5, _LONGEST_WAIT)
-    return server
-
-
-def look_at(cloud: Cloud, server: Server) -> Server:
-    """Return a server as it is now."""
-    try:
-        return parse_server(cloud.get("compute", f"/servers/{server.id}")["server"], cloud.region)
-    except CloudError as error:
-        if error.status != 404:
-            raise
-        return replace(server, status="DELETED", task_state="")
-
-
 def remove_server(cloud: Cloud, server: Server) -> None:
     """Delete a server and wait until it is gone."""
     cloud.delete("compute", f"/servers/{server.id}")
     delay = _FIRST_WAIT
-    while look_at(cloud, server).status not in ("DELETED", "SOFT_DELETED"):
-        cloud.watch.pause(delay)
-        delay = min(delay * 1.5, _LONGEST_WAIT)
+    with watching(cloud) as look:
+        while look(server).status not in ("DELETED", "SOFT_DELETED"):
+            cloud.watch.pause(delay)
+            delay = min(delay * 1.5, _LONGEST_WAIT)
 
 
 def remove_volume(cloud: Cloud, volume: str) -> None:

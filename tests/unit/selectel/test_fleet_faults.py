@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from email.utils import formatdate
 from typing import Any, Callable
 
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import Refused, StackError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import in_parallel
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Watch
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Watch, retry_after
 from fleetkit import remove_fleet, run_fleet, run_here
-from standin_cloud import Cut, EndpointNotFound, Killed, LoginRefused, Response, StandinCloud, refusal
+from standin_cloud import START, Cut, EndpointNotFound, Killed, LoginRefused, Response, StandinCloud, refusal
 
 OPTIONS: dict[str, Any] = {"floating_network": "ext", "allow_data_loss": ["gpu1"]}
 CREATE = ("POST /ports", "POST /volumes", "POST /servers", "POST /volumes/ID/metadata", "POST /floatingips")
@@ -271,6 +272,22 @@ def test_a_cloud_that_asks_to_wait_is_left_alone_for_so_long(status: int, header
     assert run_fleet(cloud, **OPTIONS).actions == {"gpu1": "created"}
     assert len(asked) == 2
     assert least <= asked[1] - asked[0] < least + 1
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.5),
+        ("-3", 0.5),
+        (formatdate(START + 30, usegmt=True), 30.0),
+        (formatdate(START - 60, usegmt=True), 0.5),
+        ("soon", 2.0),
+        ("", 2.0),
+    ],
+)
+def test_how_long_to_wait_is_told_as_seconds_or_as_a_date(told: str, seconds: float) -> None:
+    assert retry_after(Response(429, headers={"Retry-After": told}), START) == seconds
 
 
 @pytest.mark.parametrize("kind", LASTING)

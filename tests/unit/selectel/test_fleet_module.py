@@ -24,7 +24,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.rep
 from ansible_collections.selfhosted.llm_stack.plugins.modules import selectel_preemptible
 from fleetkit import OPTIONS, run_fleet
 from results import shown
-from standin_cloud import START, StandinCloud, refusal
+from standin_cloud import START, StandinCloud, refusal, stamp
 
 AUTH = {"auth_url": "https://cloud/v3", "username": "llm-user", "password": "hunter2", "project_name": "llm-project"}
 
@@ -82,9 +82,9 @@ def test_what_is_returned_about_a_server(module: Module) -> None:
             {"address": "203.0.113.11", "kind": "floating", "network": ""},
         ],
         "preemptible": True,
-        "created_at": "2026-11-28T00:00:00Z",
-        "launched_at": "2026-11-28T00:00:04Z",
-        "expires_at": "2026-11-29T00:00:00Z",
+        "created_at": stamp(START),
+        "launched_at": stamp(START + 4),
+        "expires_at": stamp(START + 24 * 3600),
         "rotate": False,
         "placement": {"region": "r1", "zone": "z1", "flavor": "GL10", "preemptible": True},
         "gpus": {"T4": 1},

@@ -158,6 +158,13 @@ def test_the_inventory_check_says_the_same_and_no_secret() -> None:
     assert "hunter2" not in wrong
 
 
+def test_a_spare_server_may_be_named_where_there_is_one() -> None:
+    fleet = {**OPTIONS, "allow_data_loss": ["gpu1", "spare1"]}
+    assert "spare1, which is no server of this fleet" in judge_fleet(fleet)
+    assert judge_fleet(fleet, "1") == ""
+    assert "gpu_workers_spare" in judge_fleet(fleet, "some")
+
+
 def test_every_input_may_be_a_string() -> None:
     plain = wanted(servers=[], name_pattern="gpu{n}", count=2, allow_regular=True, max_age=60, deadline=100, metadata={"a": 1, "b": True})
     texts = {"name_pattern": "gpu{n}", "count": "2", "allow_regular": "true", "max_age": "60", "deadline": "100", "volume_size": "10"}

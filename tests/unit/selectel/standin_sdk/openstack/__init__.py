@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +14,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent))
 
-from standin_cloud import Response, StandinCloud
+from standin_cloud import Response, shared
 
 from openstack import exceptions as exceptions
-
-_ONE_AT_A_TIME = threading.Lock()
 
 
 class _Adapter:
@@ -29,15 +25,9 @@ class _Adapter:
 
     def request(self, url: str, method: str, **options: Any) -> Response:
         """Answer from the file, on the clock of this machine."""
-        place = Path(os.environ["STANDIN_CLOUD"])
-        with _ONE_AT_A_TIME:
-            cloud: StandinCloud = pickle.loads(place.read_bytes())
+        with shared(Path(os.environ["STANDIN_CLOUD"])) as cloud:
             cloud.now = time.time()
-            answer = cloud.request(self._service, url, method, options)
-            draft = place.with_suffix(".new")
-            draft.write_bytes(pickle.dumps(cloud))
-            draft.replace(place)
-        return answer
+            return cloud.request(self._service, url, method, options)
 
 
 def connect(**options: Any) -> Any:
