@@ -52,6 +52,11 @@ options:
     description: Seconds after which the watch ends, whatever was seen.
     type: float
     default: 900
+  while_exists:
+    description:
+      - Path of a file on this host. The watch ends when that is gone, whatever was seen, so that whoever began it in the background can end
+        it. Without it, O(timeout) alone does.
+    type: path
   watched:
     description: What O(state=watched) returned. Needed with O(state=reported).
     type: dict
@@ -111,6 +116,7 @@ page:
 """
 
 import time
+from pathlib import Path
 from typing import Any, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
@@ -133,6 +139,7 @@ def argument_spec() -> dict[str, Any]:
         "clients": {"type": "int", "default": 4},
         "pause": {"type": "float", "default": 0.25},
         "timeout": {"type": "float", "default": 900},
+        "while_exists": {"type": "path"},
         "watched": {"type": "dict"},
         "interrupted_at": {"type": "float"},
         "marks": {"type": "dict", "default": {}},
@@ -149,9 +156,11 @@ def sight(api: Swarm, worker: str) -> Sight:
 
 def watch(params: Mapping[str, Any], api: Swarm) -> dict[str, Any]:
     """Watch, and return what was seen as plain data."""
+    lease = params["while_exists"]
     watching = Watching(
         lambda: sight(api, params["worker"]),
         lambda: ask(params["url"], key=params["key"], model=params["model"], timeout=_ONE_QUESTION),
+        wanted=lambda: not lease or Path(lease).exists(),
     )
     back = watching.run(clients=params["clients"], pause=params["pause"], timeout=params["timeout"])
     return {

@@ -18,8 +18,10 @@ description:
     successor beside it first.
   - A preemptible server is rotated before its life ends, one at a time, with a successor that has to prove itself first. This deletes the
     former server's disk, so it needs O(allow_data_loss).
-  - Nothing is started that would bring the day above O(budget). A started hour counts in full, and a server that is replaced within an
-    hour counts twice, as clouds bill it.
+  - Nothing is started that would bring the day above O(budget), or, where it comes to stay, every day from tomorrow on. A try that finds no
+    room costs nothing. Stand-ins, spare servers and those that demand had made are ended on a day that would cost too much; where what is
+    declared costs more by itself, it serves on and a person is asked for.
+  - A started hour counts in full, and a server that is replaced within an hour counts twice, as clouds bill it.
 author:
   - The selfhosted.llm_stack contributors (@selfhosted)
 extends_documentation_fragment:
@@ -59,7 +61,9 @@ options:
     type: int
     default: 0
   budget:
-    description: What a day may cost, in the currency of O(prices); without it there is no limit. Days are those of UTC.
+    description:
+      - What a day may cost, in the currency of O(prices). Days are those of UTC.
+      - Without it there is no limit; V(0) starts nothing.
     type: float
   rotate_before:
     description: How many seconds before the end of its life a server is rotated at the latest. V(0) never rotates.
@@ -137,8 +141,8 @@ plan:
   elements: str
 actions:
   description:
-    - The decisions, each with C(name), C(action), C(reason), C(cost) (the change an hour, null when not known), C(server), C(node), and
-      whether it needs a C(person).
+    - The decisions, each with C(name), C(action), C(reason), C(cost) (the change an hour, null when not known), C(server), C(node),
+      whether it needs a C(person), and whether it is refused for being too C(dear) for O(budget).
   returned: success
   type: list
   elements: dict
@@ -152,6 +156,11 @@ notes:
   type: dict
 stale:
   description: IDs of nodes that are down and whose server is gone for good.
+  returned: success
+  type: list
+  elements: str
+needed:
+  description: IDs of nodes that a run drained because their servers were to go, and that are needed after all.
   returned: success
   type: list
   elements: str
@@ -169,7 +178,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import acting_options, needed_again
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.decide import (
     decide,
     desired_of,
@@ -227,6 +236,7 @@ def report(recovery: Recovery, *, observed: Observed, desired: FleetSpec) -> dic
         "actions": [plain(action) for action in recovery.actions],
         "act": acting_options(recovery, observed=observed, desired=desired),
         "notes": values_of(recovery.notes),
+        "needed": [node.id for node in needed_again(recovery, observed.nodes)],
         "stale": [node.id for node in recovery.stale],
         "cost": {"before": recovery.cost[0], "after": recovery.cost[1], "currency": currency},
         "person": recovery.person,

@@ -94,8 +94,12 @@ token:
   type: str
 holder:
   description: Who holds the lock; empty when nobody does.
-  returned: success
+  returned: success, and when the lock was lost
   type: str
+lock_lost:
+  description: That the lock of O(token) is another's by now, or nobody's. Whatever was still to be done is for the next run.
+  returned: when that is why it failed
+  type: bool
 until:
   description: When the lock ends, in seconds since 1970; 0 when nobody holds it.
   returned: success
@@ -106,6 +110,7 @@ notes:
   type: dict
 """
 
+import contextlib
 import secrets
 import time
 from typing import Any, Mapping
@@ -114,6 +119,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import (
     Lock,
+    LockLost,
     State,
     StateError,
     notes_of,
@@ -184,6 +190,20 @@ def report(lock: Lock | None, state: State, *, token: str, now: float) -> dict[s
     }
 
 
+def change(store: Store, params: Mapping[str, Any], *, token: str, now: float) -> State:
+    """Change the state.
+
+    :raises StackError: as `Store.change`; a lock that was taken all the same is given up, for nobody would know its token.
+    """
+    try:
+        return store.change(lambda state: change_of(params, token=token, now=now, state=state))
+    except EngineError:
+        if not params["token"]:
+            with contextlib.suppress(EngineError):
+                store.change(lambda state: released(state, token=token))
+        raise
+
+
 def run(params: Mapping[str, Any], *, store: Store, check_mode: bool, now: float) -> dict[str, Any]:
     """Do what is asked for and return the module's result."""
     check(params)
@@ -191,10 +211,7 @@ def run(params: Mapping[str, Any], *, store: Store, check_mode: bool, now: float
     token = params["token"] or secrets.token_hex(8)
     if params["state"] == "read":
         return {"changed": False, **report(before.lock, before, token=token, now=now)}
-    if check_mode:
-        after = change_of(params, token=token, now=now, state=before)
-    else:
-        after = store.change(lambda state: change_of(params, token=token, now=now, state=state))
+    after = change_of(params, token=token, now=now, state=before) if check_mode else change(store, params, token=token, now=now)
     # Holding a lock changes nothing of what is declared.
     return {"changed": False, **report(after.lock, after, token=token, now=now)}
 
@@ -229,6 +246,8 @@ def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
         found = act(module.params, check_mode=module.check_mode, now=time.time())
+    except LockLost as error:
+        module.fail_json(msg=str(error), lock_lost=True, holder=error.holder)
     except StackError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**found)

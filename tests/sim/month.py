@@ -18,6 +18,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import (
     BY_SUCCESSOR,
     SERVER_LABEL,
+    SHED,
     Action,
     Observed,
     Policy,
@@ -239,6 +240,10 @@ class Recovered:
         for action in found.actions:
             if action.slot in act["only"]:
                 self._carry_out(world, action)
+        # Beside the module of the fleet, as the playbook does it.
+        for action in found.of(SHED):
+            for name in [one.id for one in world.machines.values() if one.slot == action.slot]:
+                world.delete(name)
 
     def _carry_out(self, world: World, action: Action) -> None:
         if action.do == "retire" and action.server:

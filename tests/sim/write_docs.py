@@ -112,13 +112,12 @@ def plot(months: list[Months]) -> str:
         y = height(percent / 100)
         dash, color = ('stroke-dasharray="6 4" ', "#333") if percent == 45 else ("", "#ddd")
         parts.append(f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - 90}" y2="{y}" stroke="{color}" {dash}/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{percent}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{"goal " * (percent == 45)}{percent}</text>')
     for name, color, days in lines:
         step = (WIDTH - 90 - LEFT) / (len(days) - 1)
         points = " ".join(f"{LEFT + number * step:.1f},{height(day)}" for number, day in enumerate(days))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         parts.append(f'<text x="{WIDTH - 84}" y="{height(days[-1]) + 4}" fill="{color}">{name}</text>')
-    parts.append(f'<text x="{WIDTH - 84}" y="{height(0.45) - 6}">goal</text>')
     parts.append(f'<text x="{(WIDTH - 90 + LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">day 1 to {len(lines[0][2])}</text></svg>')
     return "\n".join(parts) + "\n"
 

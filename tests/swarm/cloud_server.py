@@ -10,10 +10,7 @@ FILE, which tests change too. Each request that changes something is written to 
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import sys
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +22,7 @@ sys.path[:0] = [
     str(Path(__file__).resolve().parents[2] / "build" / "collections"),
 ]
 
-from standin_cloud import StandinCloud  # noqa: E402 - importable after the line above
+from standin_cloud import shared  # noqa: E402 - importable after the line above
 
 REGION = "r1"
 # By service: its type in the catalogue, its root, and what stands before the paths of its API.
@@ -48,7 +45,6 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: str, port: int, file: Path, secret: str) -> None:
         self.file, self.secret = file, secret
-        self.one = threading.Lock()
         super().__init__((address, port), Request)
 
     @property
@@ -58,16 +54,12 @@ class Server(ThreadingHTTPServer):
 
     def ask(self, service: str, method: str, path: str, options: dict[str, Any]) -> tuple[int, Any]:
         """Ask the cloud in the file, on the clock of this machine."""
-        with self.one:
-            cloud: StandinCloud = pickle.loads(self.file.read_bytes())
+        with shared(self.file) as cloud:
             cloud.now = time.time()
             if method != "GET":
                 with Path(f"{self.file}.calls").open("a", encoding="utf-8") as calls:
                     calls.write(json.dumps({"at": time.time(), "method": method, "path": path, "body": options.get("json")}) + "\n")
             answer = cloud.request(service, path, method, options)
-            draft = self.file.with_suffix(f".{os.getpid()}")
-            draft.write_bytes(pickle.dumps(cloud))
-            draft.replace(self.file)
         return answer.status_code, answer._body
 
     def token(self) -> dict[str, Any]:

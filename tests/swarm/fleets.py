@@ -25,7 +25,7 @@ from places import WORKERS
 
 sys.path.append(str(REPO / "tests" / "unit" / "selectel"))
 
-from standin_cloud import StandinCloud
+from standin_cloud import StandinCloud, shared
 
 HERE = Path(__file__).resolve().parent
 SDK = REPO / "tests" / "unit" / "selectel" / "standin_sdk"
@@ -45,30 +45,36 @@ Docker = Callable[[str], str]
 
 
 class Hypervisor(threading.Thread):
-    """Starts machines as the stand-in cloud starts their servers."""
+    """Starts machines as the stand-in cloud starts their servers, and takes their power where it shelves them."""
 
     def __init__(self, lab: Lab, cloud: Path) -> None:
         super().__init__(daemon=True)
         self._lab, self._cloud = lab, cloud
         self._over = threading.Event()
         self._disks: dict[str, str] = {}
+        # Held while a machine is started or its power is taken.
+        self.lock = threading.Lock()
         self.errors: list[str] = []
 
     def run(self) -> None:
         while not self._over.wait(0.5):
-            cloud: StandinCloud = pickle.loads(self._cloud.read_bytes())
-            for server in cloud.servers.values():
-                if server["status"] == "ACTIVE":
-                    self._start(server["name"], server["id"])
+            with self.lock:
+                cloud: StandinCloud = pickle.loads(self._cloud.read_bytes())
+                for server in cloud.servers.values():
+                    self._follow(server["name"], server["id"], server["status"])
 
-    def _start(self, machine: str, server: str) -> None:
+    def _follow(self, machine: str, server: str, status: str) -> None:
         try:
             found = self._lab.get(machine)
-            if not found.running:
-                if self._disks.get(machine, server) != server:
-                    found.discard()
-                self._lab.up([machine])
-            self._disks[machine] = server
+            if status == "ACTIVE":
+                if not found.running:
+                    if self._disks.get(machine, server) != server:
+                        found.discard()
+                    self._lab.up([machine])
+                self._disks[machine] = server
+            elif status.startswith("SHELVED") and found.running and self._disks.get(machine) == server:
+                # Not by the lab, which closes connections: a playbook is running.
+                found.cut()
         except Exception as error:
             self.errors.append(repr(error))
 
@@ -98,21 +104,21 @@ class Fleet:
 
         :param room: whether they may come back where they were.
         """
-        cloud, servers = self.cloud, self.servers()
-        for machine in machines:
-            cloud.interrupt(servers[machine])
-        cloud.room = {} if room else {cloud.servers[servers[machine]]["OS-EXT-AZ:availability_zone"]: 0 for machine in machines}
-        draft = self.file.with_suffix(".test")
-        draft.write_bytes(pickle.dumps(cloud))
-        draft.replace(self.file)
-        for machine in machines:
-            self.lab.cut(machine)
+        servers = self.servers()
+        with self.hypervisor.lock:
+            with shared(self.file) as cloud:
+                for machine in machines:
+                    cloud.interrupt(servers[machine])
+                cloud.room = {} if room else {cloud.servers[servers[machine]]["OS-EXT-AZ:availability_zone"]: 0 for machine in machines}
+            for machine in machines:
+                self.lab.cut(machine)
 
-    def recover(self, *options: str, **variables: Any) -> Outcome:
+    def recover(self, *options: str, playbook: str = "recover", **variables: Any) -> Outcome:
+        """Run recover.yml, or a playbook that does."""
         strings = {"llm_stack_recover_grace": "60", "llm_stack_recover_wait": "180"}
         extra = {"gpu_worker_models_ca": self._models, "gpu_fleet": FLEET, **strings, **variables}
         inventory = (HERE / "fleet", HERE / "inventory")
-        outcome = play(self.lab, REPO / "playbooks" / "recover.yml", *options, variables=extra, inventory=inventory)
+        outcome = play(self.lab, REPO / "playbooks" / f"{playbook}.yml", *options, variables=extra, inventory=inventory)
         assert self.hypervisor.errors == []
         return outcome
 

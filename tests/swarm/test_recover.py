@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
@@ -76,6 +77,26 @@ def test_a_worker_that_cannot_be_restored_is_made_anew_and_leaves_nothing(fleet:
     assert label == fleet.servers()["gpu6"]
     again = fleet.recover()
     assert (again.status, again.changed) == (0, ())
+
+
+def test_a_drill_interrupts_a_worker_under_load_and_reports(fleet: Fleet, docker: Docker, tmp_path: Path) -> None:
+    before = nodes(docker)
+    outcome = fleet.recover(
+        playbook="drill",
+        llm_stack_drill_worker="gpu5",
+        llm_stack_drill_confirm="gpu5",
+        llm_stack_drill_timeout="240",
+        llm_stack_drill_reports=str(tmp_path),
+    )
+    assert outcome.status == 0
+    (data,) = tmp_path.glob("gpu5-*.json")
+    found = json.loads(data.read_text())
+    print(f"drill: {found['seconds']} {found['requests']}")
+    assert all(seconds is not None for seconds in found["seconds"].values())
+    assert found["requests"]["failed"] == 0
+    assert found["requests"]["sent"] > 100
+    assert data.with_suffix(".html").exists()
+    assert nodes(docker) == before
 
 
 def test_the_lock_is_one_object_of_the_swarm_and_free_again(fleet: Fleet, docker: Docker) -> None:

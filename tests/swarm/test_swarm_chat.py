@@ -66,6 +66,12 @@ def test_the_image_is_built_pushed_and_deployed_by_digest(chat: Lab, docker: Doc
     assert {f"llm_{name} 1/1" for name in ("chat", "chroma", "analytics", "edge", "balancer")} <= set(shown)
 
 
+def test_what_keeps_data_is_placed_on_the_manager_that_has_it(chat: Lab, docker: Docker) -> None:
+    here = [f"node.id == {docker('info --format {{.Swarm.NodeID}}')}"]
+    template = "{{json .Spec.TaskTemplate.Placement.Constraints}}"
+    assert [json.loads(docker(f"service inspect {name} --format '{template}'")) for name in ("llm_chroma", "llm_analytics")] == [here, here]
+
+
 def test_a_document_is_uploaded_and_a_question_answered_from_it(chat: Lab, ask: Callable[..., str]) -> None:
     chat.ssh(WORKERS[0], f"cat > /tmp/keys.md <<'TEXT'\n# Keys\n\n{PASSAGE}\nTEXT")
     form = ("-F", "collection=house", "-F", "file=@/tmp/keys.md")

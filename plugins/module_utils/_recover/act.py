@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping
 
 from .._selectel.model import FleetSpec, Placement
-from .model import BY_SUCCESSOR, IN_CLOUD, RETIRE, Action, Observed, Recovery
+from .model import BY_SUCCESSOR, IN_CLOUD, RETIRE, SCALED_LABEL, SHED, Action, Observed, Recovery, WorkerNode
 
 
 def placement_option(place: Placement) -> dict[str, Any]:
@@ -48,6 +48,12 @@ def acting_options(recovery: Recovery, *, observed: Observed, desired: FleetSpec
         successor = action.do in BY_SUCCESSOR or (slot.name in followed and action.do != RETIRE)
         servers.append({"name": slot.name, "placements": places, "restore": action.restore, "successor": successor})
     return {"servers": servers, "allow_regular": False, "only": worked_on(recovery.actions), "memory": recovery.notes.memory}
+
+
+def needed_again(recovery: Recovery, nodes: Iterable[WorkerNode]) -> list[WorkerNode]:
+    """Return the nodes that a run drained because their servers were to go, and that stay: without this they would serve nobody."""
+    going = {action.node.id for action in recovery.of(SHED, RETIRE) if action.node}
+    return [node for node in nodes if SCALED_LABEL in node.labels and node.id not in going and node.availability != "active"]
 
 
 def worked_on(actions: Iterable[Action]) -> list[str]:

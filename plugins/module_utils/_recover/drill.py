@@ -82,18 +82,26 @@ class Watching:
 
     :param look: returns what the swarm shows now.
     :param question: puts one question.
+    :param wanted: whether anybody still waits for it.
     :param tail: seconds to go on after the worker answered.
     """
 
-    def __init__(self, look: Callable[[], Sight], question: Callable[[], Request], *, tail: float = 5.0) -> None:
-        self._look, self._question, self._tail = look, question, tail
+    def __init__(
+        self,
+        look: Callable[[], Sight],
+        question: Callable[[], Request],
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+        tail: float = 5.0,
+    ) -> None:
+        self._look, self._question, self._wanted, self._tail = look, question, wanted, tail
         self._over = threading.Event()
         self._lock = threading.Lock()
         self.requests: list[Request] = []
         self.sights: list[Sight] = []
 
     def run(self, *, clients: int, pause: float, timeout: float) -> bool:
-        """Watch; return whether the worker was lost and answered again.
+        """Watch, for as long as that is wanted; return whether the worker was lost and answered again.
 
         :param pause: seconds between two requests of a client.
         :param timeout: seconds for all of it.
@@ -103,7 +111,7 @@ class Watching:
             thread.start()
         end = time.monotonic() + timeout
         back = False
-        while not back and time.monotonic() < end:
+        while not back and time.monotonic() < end and self._wanted():
             self.sights.append(self._look())
             with self._lock:
                 back = answered_again(self.sights, self.requests) is not None
@@ -123,13 +131,20 @@ class Watching:
 
 
 def lost_at(sights: Iterable[Sight], since: float = 0.0) -> float | None:
-    """Return when a node that was ready was seen down."""
-    was_ready = False
+    """Return when a worker that was ready was seen to be lost: its node down, or none of its engines what they were.
+
+    A manager takes a node for ready for three heartbeats after its last; one that boots within them is never seen down.
+    """
+    before: Sight | None = None
     for sight in sights:
-        if was_ready and not sight.ready and sight.at >= since:
+        if before and sight.at >= since and not (sight.ready and _has_some_of(sight, before)):
             return sight.at
-        was_ready = was_ready or sight.ready
+        before = sight if sight.ready and (sight.engines or not before) else before
     return None
+
+
+def _has_some_of(sight: Sight, before: Sight) -> bool:
+    return not before.engines or bool(set(before.engines) & set(sight.engines))
 
 
 def _first(sights: Iterable[Sight], since: float | None, wanted: Callable[[Sight], bool]) -> Sight | None:

@@ -13,6 +13,8 @@ from .state import Notes
 
 # On a node of a cloud's server: the server's ID, so that two nodes of one host name are told apart.
 SERVER_LABEL = "llm-stack.server"
+# On a node that is drained because its server is to go, since when; where that is needed again, so is the node.
+SCALED_LABEL = "llm-stack.scaled-in"
 
 # What can be decided about a worker, the most urgent first; also the order of the table.
 RESTORE, CREATE, REPLACE, WAIT, START, MEND, RETIRE, TIDY, SHED, ROTATE, HEDGE, HAND_BACK, REFUSE, KEEP, IDLE = (
@@ -90,6 +92,8 @@ class Policy:
     :param least: as many at least, where demand decides, and else those that are there; None where all that are declared are wanted.
     :param improve: whether what serves is made better too, by rotating, spreading and handing back.
     :param later: by slot, until when one that could not be brought back a moment ago is not tried again.
+    :param busy: slots that are being worked on at this moment by whoever asks: nothing is decided about them, and what was booked for
+        them is theirs.
     """
 
     spare: int = 0
@@ -107,6 +111,7 @@ class Policy:
     least: int | None = None
     improve: bool = True
     later: Mapping[str, float] = field(default_factory=dict)
+    busy: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Action:
     :param placements: where a server may be made, best first.
     :param restore: ``first``, ``never`` or ``only``, as the module of the fleet has it.
     :param person: whether it needs a person.
+    :param dear: whether it is the budget for which it is refused.
     """
 
     slot: str
@@ -130,6 +136,7 @@ class Action:
     placements: tuple[Placement, ...] = ()
     restore: str = "first"
     person: bool = False
+    dear: bool = False
 
     @property
     def acts(self) -> bool:
@@ -186,4 +193,5 @@ def plain(action: Action) -> dict[str, Any]:
         "server": action.server.id if action.server else "",
         "node": action.node.id if action.node else "",
         "person": action.person,
+        "dear": action.dear,
     }

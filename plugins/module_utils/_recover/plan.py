@@ -16,7 +16,7 @@ from .._selectel.read import gpus_of
 from .._selectel.report import started_at
 from .._selectel.states import ALIVE, GONE, INTERRUPTED, RUNNING, SETTLING, STOPPED, kind_of
 from .breaker import Interruption, noticed
-from .budget import HOUR, Ledger, booked, day_total, ended, open_ledger
+from .budget import DAY, HOUR, Begun, Ledger, booked, day_total, ended, open_ledger, outstanding, settled
 from .match import node_of, stale_nodes
 from .model import (
     BILLED,
@@ -45,8 +45,12 @@ from .state import Notes
 
 # How long before the end of a billed hour a regular server is handed back: its successor has to boot and prove itself first.
 _HAND_BACK = 900.0
+# A schedule may never run so late in an hour: one that was not tried for so long is handed back at any time.
+_OVERDUE = HOUR + _HAND_BACK
 # In so many zones servers must run or be started before another may wait: the loss of one leaves somebody to answer.
 _ENOUGH = 2
+# By so much the clocks of the cloud and of who books may differ, in seconds.
+_SKEW = 300.0
 _VERBS = {"restored": RESTORE, "switched": RESTORE, "created": CREATE, "replaced": REPLACE, "started": START, "adopted": WAIT}
 
 
@@ -115,11 +119,15 @@ def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Where a server may be made, and what that costs at the most; empty with the reason when nowhere."""
+    """Where a server may be made, and what that costs at the most; empty with the reason when nowhere.
+
+    :param dear: whether the reason is the budget.
+    """
 
     rungs: tuple[Rung, ...] = ()
     price: float | None = 0.0
     reason: str = ""
+    dear: bool = False
 
 
 class _Planner:
@@ -138,11 +146,19 @@ class _Planner:
             notes.breaker, found, now=now, limit=policy.breaker_limit, window=policy.breaker_window, rest=policy.breaker_rest
         )
         self._rate = fleet_price(self._fleet, desired.prices, desired.profile)
-        self._ledger: Ledger = open_ledger(notes.ledger, now=now, rate=self._rate)
-        self._regulars = sum(1 for one in self._fleet.servers if self._is_fallback(one))
+        known = settled(notes.ledger, self._cost_of, busy=policy.busy) if notes.ledger else None
+        # What is being made and is not seen to run yet will: its price is nobody else's to spend.
+        coming = outstanding(known, self._cost_of, busy=policy.busy)
+        self._ledger: Ledger = open_ledger(known, now=now, rate=self._rate + sum(coming.values()))
+        # What goes by this plan: until it has gone, its price is nobody else's to spend.
+        self._going = 0.0
+        # One that is being made may come up regular.
+        self._regulars = sum(1 for one in self._fleet.servers if self._is_fallback(one)) + sum(1 for price in coming.values() if price)
         self._rotated = notes.rotated
         self._surplus = surplus(desired, self._fleet, policy)
-        self._tried = {slot: at for slot, at in notes.tried.items() if now - at < policy.hand_back_gap}
+        self._optional = self._dispensable()
+        self._standing = self._standing_rate() + sum(price for slot, price in coming.items() if slot not in self._optional)
+        self._tried = {slot: at for slot, at in notes.tried.items() if now - at < max(policy.hand_back_gap, _OVERDUE)}
         # Where this plan makes servers: as (slot, zone), the zone empty for a regular one.
         self._planned: list[tuple[str, str]] = []
         self._unpriced = any(running_price(one, desired.prices, desired.profile) is None for one in self._fleet.servers)
@@ -150,7 +166,7 @@ class _Planner:
     def plan(self) -> Recovery:
         """Decide, what is broken before what could be better."""
         works = [plan_slot(slot, current=self._fleet, desired=self._desired, now=self._now) for slot in self._desired.slots]
-        actions = {work.slot.name: self._about_surplus(work) if work.slot.name in self._surplus else self._about(work) for work in works}
+        actions = {work.slot.name: self._about(work) for work in works}
         # A host that the inventory lists by hand under the name of a server is that server.
         others = {name: address for name, address in self._seen.hosts.items() if name not in actions}
         actions.update({name: self._about_host(name, address) for name, address in others.items()})
@@ -166,9 +182,51 @@ class _Planner:
         stale = stale_nodes(self._seen.nodes, servers=servers)
         return Recovery(order, notes, stale, (None if self._unpriced else self._rate, after))
 
+    # -- what was begun --------------------------------------------------------------------------------------------------------
+    def _price_of(self, server: Server) -> float:
+        return running_price(server, self._desired.prices, self._desired.profile) or 0.0
+
+    def _cost_of(self, slot: str, begun: Begun) -> float:
+        """Return what came of something that was begun costs an hour: nothing where no server has run since."""
+        came = [
+            one
+            for one in self._fleet.servers
+            if one.slot == slot and one.id != begun.beside and (kind_of(one) in ALIVE or (one.launched_at or 0.0) >= begun.at - _SKEW)
+        ]
+        prices = [
+            server_price(self._desired.prices, flavor=one.flavor, region=one.region, preemptible=self._tag in one.tags) for one in came
+        ]
+        if not prices:
+            return 0.0
+        return begun.price if None in prices else self._with_disk(sum(filter(None, prices))) or 0.0
+
+    def _dispensable(self) -> frozenset[str]:
+        """Return the slots that are there for more than what is declared at the least: spare ones, and those that demand had made."""
+        spare = [slot.name for slot in self._desired.slots[len(self._desired.slots) - self._policy.spare :]]
+        if self._policy.least is None:
+            return frozenset(spare)
+        return frozenset(spare) | surplus(self._desired, self._fleet, replace(self._policy, wanted=self._policy.least))
+
+    def _standing_rate(self) -> float:
+        """Return what an hour costs in which nothing happens: disks, and servers that no budget ends, one for each slot."""
+        stays: dict[str, float] = {}
+        for one in self._fleet.servers:
+            if not self._may_end(one):
+                key = one.slot or one.id
+                stays[key] = max(stays.get(key, 0.0), self._price_of(one))
+        return self._rate - sum(self._price_of(one) for one in self._fleet.servers) + sum(stays.values())
+
+    def _may_end(self, server: Server) -> bool:
+        """Whether a server is ended on a day that would cost too much."""
+        return server.slot in self._desired.allow_data_loss and (server.slot in self._optional or self._is_fallback(server))
+
     # -- one worker --------------------------------------------------------------------------------------------------------
     def _about(self, work: Work) -> Action:
         name = work.slot.name
+        if name in self._policy.busy:
+            return Action(name, WAIT, "it is being worked on", server=work.server)
+        if name in self._surplus:
+            return self._about_surplus(work)
         if work.action == "blocked":
             return Action(name, REFUSE, work.reason, server=work.server, person=True)
         if work.action in ("kept", "updated"):
@@ -196,8 +254,8 @@ class _Planner:
             return Action(name, REFUSE, reason, server=server, node=node, person=bool(alive))
         if self._policy.later.get(name, 0.0) > self._now:
             return Action(name, REFUSE, f"{reason}. It could not be removed a moment ago", server=server, node=node)
-        price = sum(running_price(one, self._desired.prices, self._desired.profile) or 0.0 for one in alive)
-        self._ledger = ended(self._ledger, price)
+        price = sum(self._price_of(one) for one in alive)
+        self._end(price)
         return Action(name, SHED, reason, -price, server=server, node=node)
 
     def _about_broken(self, work: Work) -> Action:
@@ -220,17 +278,31 @@ class _Planner:
             else:
                 reason += ", and no other placement can be used, so it is tried there all the same"
         if not restore and not choice.rungs and self._fleet.catalogues:
-            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old)
-        refusal = self._book([price, choice.price] if choice.rungs else [price])
-        if refusal and restore and choice.rungs:
-            # The restore alone may be within the budget.
-            choice, refusal = _Choice(), self._book([price])
+            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old, dear=choice.dear)
+        lasting = price if restore else self._lasting_price(work.slot, choice, anew=old is None)
+        refusal = self._over_every_day(name, lasting)
         if refusal:
-            return Action(name, REFUSE, f"{reason}. {refusal}", server=old)
+            return Action(name, REFUSE, f"{reason}. {refusal}", server=old, person=True, dear=True)
+        choice, refusal = self._paid(name, choice, price, restore=restore)
+        if refusal:
+            return Action(name, REFUSE, f"{reason}. {refusal}", server=old, dear=True)
+        self._standing += lasting or 0.0
         self._reserve(name, choice)
         cost = price if restore else choice.price
         how = ("first" if choice.rungs else "only") if restore else "never"
-        return Action(name, verb, reason, cost, server=old, placements=_places(choice), restore=how)
+        places = _places_of_one_that_is_there(work.slot, choice) if verb in (RESTORE, START) else _places(choice)
+        return Action(name, verb, reason, cost, server=old, placements=places, restore=how)
+
+    def _paid(self, slot: str, choice: _Choice, price: float | None, *, restore: bool) -> tuple[_Choice, str]:
+        """Book what one costs that is brought back; return what can be paid, and why nothing can.
+
+        :param price: of the restore.
+        """
+        refusal = self._book(slot, [price, self._with_disk(choice.price)] if choice.rungs else [price])
+        if refusal and restore and choice.rungs:
+            # The restore alone may be within the budget.
+            return _Choice(), self._book(slot, [price])
+        return choice, refusal
 
     def _patience(self, slot: str) -> str:
         """Return why a server had better wait for the next hour, of which the bill counts started ones; an empty string when not."""
@@ -286,7 +358,7 @@ class _Planner:
             )
             return Action(name, REFUSE, reason, server=former, node=node, person=True)
         price = running_price(former, self._desired.prices, self._desired.profile)
-        self._ledger = ended(self._ledger, price or 0.0)
+        self._end(price or 0.0)
         return Action(name, RETIRE, f"its successor {server.id} serves", None if price is None else -price, server=former, node=node)
 
     # -- where, and for how much -------------------------------------------------------------------------------------------
@@ -307,13 +379,14 @@ class _Planner:
         cheap = [rung for rung in rungs if rung.placement.preemptible]
         regular = [] if cheap_only else [rung for rung in rungs if not rung.placement.preemptible]
         note = ". ".join(problems) or "No placement can be used"
-        if cheap and regular and self._regulars >= self._policy.regular_max:
+        stands_in = any(place.preemptible for place in slot.placements)
+        if stands_in and regular and self._regulars >= self._policy.regular_max:
             note, regular = f"{self._regulars} regular servers stand in already, as many as may", []
         whole = [rung for rung in cheap if not self._open(rung)]
         order = self._spread(slot.name, whole, regular) if cheap_only or whole or regular else self._spread(slot.name, cheap, [])
-        within = [rung for rung in order if self._affordable(rung.price)]
+        within = [rung for rung in order if self._affordable(self._with_disk(rung.price))]
         if order and not within:
-            return _Choice(reason=self._over_budget(min((rung.price or 0.0 for rung in order), default=0.0)))
+            return _Choice(reason=self._over_budget(self._with_disk(min((rung.price or 0.0 for rung in order), default=0.0))), dear=True)
         prices = [rung.price for rung in within]
         return _Choice(tuple(within), None if None in prices else max(filter(None, prices), default=0.0), "" if within else note)
 
@@ -345,26 +418,66 @@ class _Planner:
         cheap = self._tag in server.tags and server.slot not in self._desired.to_regular
         return server_price(self._desired.prices, flavor=server.flavor, region=server.region, preemptible=cheap)
 
+    def _end(self, price: float) -> None:
+        self._ledger = ended(self._ledger, price)
+        self._going += price
+
+    def _total(self, price: float = 0.0) -> float:
+        """Return what the day will have cost with one more that is started now."""
+        ledger = booked(self._ledger, price)
+        return day_total(replace(ledger, rate=ledger.rate + self._going))
+
     def _affordable(self, price: float | None) -> bool:
         if self._policy.budget is None:
             return True
-        return price is not None and day_total(booked(self._ledger, price)) <= self._policy.budget + 1e-9
+        # What runs and has no price is not in the total.
+        return price is not None and not self._unpriced and self._total(price) <= self._policy.budget + 1e-9
+
+    def _with_disk(self, price: float | None) -> float | None:
+        """Return what a new server costs with its disk and its address."""
+        disk = self._desired.volume_size * self._desired.prices.volume_gb if self._desired.boot == "volume" else 0.0
+        return None if price is None else price + disk + (self._desired.prices.address if self._desired.floating_network else 0.0)
+
+    def _lasting_price(self, slot: SlotSpec, choice: _Choice, *, anew: bool) -> float:
+        """Return what a server costs that comes to stay; 0 where only stand-ins can be had, which go when the budget wants it.
+
+        :param anew: whether there is no other yet, whose disk and address it takes the place of.
+        """
+        goes = slot.name in self._desired.allow_data_loss and any(place.preemptible for place in slot.placements)
+        prices = [rung.price for rung in choice.rungs if rung.placement.preemptible or not goes]
+        lowest = min(filter(None, prices), default=0.0)
+        return (self._with_disk(lowest) or 0.0) if anew else lowest
+
+    def _over_every_day(self, slot: str, price: float | None) -> str:
+        """Return why a server that comes to stay cannot be had: from tomorrow on a day costs more than it may, and nothing would end it."""
+        if self._policy.budget is None or slot in self._optional or price is None:
+            return ""
+        total = (self._standing + price) * DAY / HOUR
+        if total <= self._policy.budget + 1e-9:
+            return ""
+        return f"It would bring every day to {total:.2f}, and {self._policy.budget:.2f} is the budget: raise it, or declare fewer"
 
     def _over_budget(self, price: float | None) -> str:
+        if self._unpriced:
+            return "A server runs whose price is not in gpu_fleet.prices, so the budget of the day could not be kept"
         if price is None:
             return "Its price is not in gpu_fleet.prices, so the budget of the day could not be kept"
-        total = day_total(booked(self._ledger, price))
+        total = self._total(price)
         return f"It would bring the day to {total:.2f}, and {self._policy.budget:.2f} is the budget: it waits for tomorrow"
 
-    def _book(self, prices: list[float | None]) -> str:
-        """Book the dearest of several ways; return why it cannot be, or an empty string."""
+    def _book(self, slot: str, prices: list[float | None], *, beside: str = "") -> str:
+        """Book the dearest of several ways; return why it cannot be, or an empty string.
+
+        :param beside: the server that runs already.
+        """
         known = [price for price in prices if price is not None]
         worst = max(known, default=0.0)
         if self._policy.budget is not None and len(known) < len(prices):
             return self._over_budget(None)
         if not self._affordable(worst):
             return self._over_budget(worst)
-        self._ledger = booked(self._ledger, worst)
+        begun = {**self._ledger.begun, slot: Begun(self._now, worst, beside)}
+        self._ledger = replace(booked(self._ledger, worst), begun=begun)
         return ""
 
     def _reserve(self, slot: str, choice: _Choice) -> None:
@@ -380,29 +493,43 @@ class _Planner:
         slot = self._desired.slot(server.slot)
         wants_cheap = slot is not None and any(place.preemptible for place in slot.placements)
         named = server.slot in self._desired.to_regular
-        return kind_of(server) == RUNNING and self._tag not in server.tags and wants_cheap and not named
+        return kind_of(server) in (RUNNING, SETTLING) and self._tag not in server.tags and wants_cheap and not named
 
     # -- what could be better ----------------------------------------------------------------------------------------------
     def _shed(self, actions: dict[str, Action]) -> None:
-        """End what is not needed while the day would cost more than it may: regular stand-ins first, then spare servers."""
+        """End what is not needed while the day would cost more than it may: regular stand-ins, then spare ones and those demand made."""
         budget = self._policy.budget
         if budget is None:
             return
-        spare = [slot.name for slot in self._desired.slots[len(self._desired.slots) - self._policy.spare :]] if self._policy.spare else []
         for name, action in sorted(actions.items(), key=lambda item: not (item[1].server and self._is_fallback(item[1].server))):
             server = action.server
             if day_total(self._ledger) <= budget + 1e-9 or action.do != KEEP or server is None:
                 continue
-            if not (self._is_fallback(server) or name in spare):
+            if not (self._is_fallback(server) or name in self._optional):
                 continue
-            price = running_price(server, self._desired.prices, self._desired.profile) or 0.0
+            price = self._price_of(server)
             reason = f"the day would cost {day_total(self._ledger):.2f}, and {budget:.2f} is the budget"
             if name not in self._desired.allow_data_loss:
                 reason += f": name {name} in allow_data_loss so that it can go, or raise the budget"
                 actions[name] = Action(name, REFUSE, reason, server=server, node=action.node, person=True)
                 continue
-            self._ledger = ended(self._ledger, price)
+            self._end(price)
             actions[name] = Action(name, SHED, reason, -price, server=server, node=action.node)
+        self._tell_of_an_overdraft(actions, budget)
+
+    def _tell_of_an_overdraft(self, actions: dict[str, Action], budget: float) -> None:
+        """What is declared is not ended for its cost, so a person has to know of it."""
+        serving = [action for action in actions.values() if action.do == KEEP and action.server]
+        # Of what is under way some may go by itself: the next look tells.
+        under_way = any(action.acts and action.do != SHED for action in actions.values())
+        if day_total(self._ledger) <= budget + 1e-9 or not serving or under_way:
+            return
+        last = serving[-1]
+        reason = (
+            f"the day will cost {day_total(self._ledger):.2f}, and {budget:.2f} is the budget, with those alone that are declared: they "
+            "serve on. Raise the budget, or declare fewer"
+        )
+        actions[last.slot] = replace(last, do=REFUSE, reason=reason, person=True)
 
     def _improve(self, actions: dict[str, Action], *, busy: bool) -> None:
         """All serve: leave no zone to bear all, rotate the one that is due, hand a regular one back; one at a time.
@@ -443,19 +570,26 @@ class _Planner:
         """Return one worker to be had elsewhere when a single zone bears all; not more often than a regular one is handed back."""
         zones = self._zones("")
         free = [name for name, action in actions.items() if action.do == KEEP and action.server and action.server.id]
-        if len(zones) < 2 or not zones[0] or len(set(zones)) > 1 or self._regulars >= self._policy.regular_max or self._tried.get(HEDGE):
+        if len(zones) < 2 or not zones[0] or len(set(zones)) > 1 or self._regulars >= self._policy.regular_max or self._tried_lately(HEDGE):
             return []
         return [(name, HEDGE, f"all {len(zones)} servers are in {zones[0]}, which may take all with it") for name in free[-1:]]
 
     def _regular_ones(self, actions: dict[str, Action]) -> list[tuple[str, str, str]]:
-        """Return the stand-ins to hand back: late in an hour, which is paid for in full anyway."""
-        if self._now % HOUR < HOUR - _HAND_BACK:
-            return []
+        """Return the stand-ins to hand back: late in an hour, which is paid for in full anyway, or long after they began."""
+        late = self._now % HOUR >= HOUR - _HAND_BACK
+        found = [(name, action.server) for name, action in actions.items() if action.do == KEEP and action.server]
         return [
             (name, HAND_BACK, "it is regular and stands in for a preemptible one")
-            for name, action in actions.items()
-            if action.do == KEEP and action.server and self._is_fallback(action.server) and name not in self._tried
+            for name, server in found
+            if self._is_fallback(server) and not self._tried_lately(name) and (late or self._overdue(name, server))
         ]
+
+    def _tried_lately(self, name: str) -> bool:
+        return self._now - self._tried.get(name, 0.0) < self._policy.hand_back_gap
+
+    def _overdue(self, name: str, server: Server) -> bool:
+        """Whether a stand-in should have been handed back by now, or tried to."""
+        return self._now - max(self._tried.get(name, 0.0), server.launched_at or server.created_at) >= _OVERDUE
 
     def _successor(self, slot: SlotSpec, server: Server, do: str, reason: str) -> Action:
         name = slot.name
@@ -472,7 +606,7 @@ class _Planner:
             self._tried[HEDGE if do == HEDGE else name] = self._now
         if not choice.rungs and self._fleet.catalogues:
             return Action(name, REFUSE, f"{reason}. {choice.reason or 'No preemptible placement can be used'}", server=server)
-        refusal = self._book([choice.price])
+        refusal = self._book(name, [self._with_disk(choice.price)], beside=server.id)
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=server)
         self._reserve(name, choice)
@@ -485,6 +619,14 @@ def _zone(rung: Rung) -> str:
 
 def _places(choice: _Choice) -> tuple[Placement, ...]:
     return tuple(rung.placement for rung in choice.rungs)
+
+
+def _places_of_one_that_is_there(slot: SlotSpec, choice: _Choice) -> tuple[Placement, ...]:
+    """It stays what it is; with regular placements alone the module of the fleet would take it for one that is made regular, and refuse."""
+    places = _places(choice)
+    if not places or any(place.preemptible for place in places):
+        return places
+    return places + tuple(place for place in slot.placements if place.preemptible)
 
 
 def _is_its(node: WorkerNode, server: Server) -> bool:

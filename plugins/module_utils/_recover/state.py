@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Mapping
 
 from .._errors import StackError
 from .breaker import Breaker, breaker_of
-from .budget import Ledger
+from .budget import Begun, Ledger
 
 PREFIX = "llm-stack."
 LOCK, MEMORY, BREAKER, LEDGER, ROTATED, TRIED, SCALE = (
@@ -24,7 +24,14 @@ class StateError(StackError):
 
 
 class LockLost(StateError):
-    """The lock is not held any more: whatever is still to be done is another run's now."""
+    """The lock is not held any more: whatever is still to be done is another run's now.
+
+    :param holder: who has taken it; empty when nobody has.
+    """
+
+    def __init__(self, message: str, *, holder: str = "") -> None:
+        self.holder = holder
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -111,16 +118,21 @@ def notes_of(found: Mapping[str, Any]) -> Notes:
     return Notes(
         memory={str(key): dict(entry) for key, entry in found.get(MEMORY, {}).items()},
         breaker=breaker_of(found.get(BREAKER, {})),
-        ledger=Ledger(**found[LEDGER]) if found.get(LEDGER) else None,
+        ledger=_ledger_of(found[LEDGER]) if found.get(LEDGER) else None,
         rotated=float(found.get(ROTATED, 0.0)),
         tried={str(key): float(at) for key, at in found.get(TRIED, {}).items()},
         scale=Scale(int(found[SCALE]["wanted"]), float(found[SCALE]["at"])) if found.get(SCALE) else None,
     )
 
 
+def _ledger_of(found: Mapping[str, Any]) -> Ledger:
+    begun = {str(slot): Begun(**one) for slot, one in found.get("begun", {}).items()}
+    return Ledger(**{**found, "begun": begun})
+
+
 def values_of(notes: Notes) -> dict[str, Any]:
     """Return the notes as the values of labels; what is empty is left out."""
-    ledger = notes.ledger.__dict__ if notes.ledger else None
+    ledger = asdict(notes.ledger) if notes.ledger else None
     values = {MEMORY: notes.memory, BREAKER: notes.breaker.data, LEDGER: ledger, ROTATED: notes.rotated, TRIED: notes.tried}
     values[SCALE] = notes.scale.__dict__ if notes.scale else None
     return {key: value for key, value in values.items() if value}
@@ -154,7 +166,8 @@ def require_held(state: State, *, token: str) -> Lock:
     held = state.lock
     if held is None or held.token != token:
         by = f"{held.owner} has taken it" if held else "nobody holds it"
-        raise LockLost(f"The lock of the fleet is not held by this run any more: {by}. Nothing further was done; run again.")
+        text = f"The lock of the fleet is not held by this run any more: {by}. Nothing further was done; run again."
+        raise LockLost(text, holder=held.owner if held else "")
     return held
 
 

@@ -80,6 +80,7 @@ def _plain(found: dict[str, Any], tasks: Iterable[Mapping[str, Any]]) -> dict[st
         "hostname": node.hostname,
         "address": str((found.get("Status") or {}).get("Addr") or ""),
         "ready": node.state == "ready",
+        "version": node.version,
         "availability": node.availability,
         "gpus": node.gpus,
         "labels": node.labels,

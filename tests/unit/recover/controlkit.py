@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import yaml
-from standin_cloud import StandinCloud
+from standin_cloud import StandinCloud, shared
 from standin_swarm import Edge, Swarm
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -70,11 +69,15 @@ class Control:
         self.place, self.swarm, self.edge = place, swarm, edge
         (place / "inventory").mkdir()
         shutil.copytree(ROOT / "playbooks", place / "playbooks")
-        for name, tasks in ROLES.items():
-            (place / "playbooks" / name).write_text(yaml.safe_dump(tasks))
+        self.write_roles()
         self.declare()
         plugin = {"plugin": "selfhosted.llm_stack.selectel_preemptible", "fleet": "llm", "auth": FLEET["auth"], "regions": ["r1"]}
         (place / "inventory" / "fleet.selectel_preemptible.yml").write_text(yaml.safe_dump(plugin))
+
+    def write_roles(self) -> None:
+        """Write what stands in for the roles."""
+        for name, tasks in ROLES.items():
+            (self.place / "playbooks" / name).write_text(yaml.safe_dump(tasks))
 
     def declare(self, **changes: Any) -> None:
         """Write the inventory."""
@@ -94,14 +97,15 @@ class Control:
         return self.swarm.cloud
 
     def change(self, change: Callable[[StandinCloud], Any]) -> None:
-        cloud = self.cloud
-        change(cloud)
-        (self.place / "cloud").write_bytes(pickle.dumps(cloud))
+        with shared(self.place / "cloud") as cloud:
+            change(cloud)
 
     def command(self, *arguments: str, playbook: str = "recover") -> tuple[list[str], dict[str, str]]:
         environment = {
             **os.environ,
             "HOME": str(self.place),
+            # Ten hours ahead of UTC: a time that is taken for one of another zone is far amiss.
+            "TZ": "<+10>-10",
             # One place for both who write and who read what runs in the background: the home is not the account's.
             "ANSIBLE_ASYNC_DIR": str(self.place / "async"),
             "PYTHONPATH": f"{ROOT / 'tests/unit/selectel/standin_sdk'}:{ROOT / 'tests/unit/recover/standin_docker'}",

@@ -85,7 +85,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         self.server.calls.append(f"DELETE {self._path()}")
-        self._answer(*self.server.remove(self._path()))
+        with self.server.lock:
+            answer = self.server.remove(self._path())
+        self._answer(*answer)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")

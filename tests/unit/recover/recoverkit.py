@@ -77,9 +77,10 @@ def seen(*servers: Server, nodes: tuple[WorkerNode, ...] | None = None, **change
 
 
 def fleet(*names: str, **options: Any) -> FleetSpec:
-    """Return a fleet of these servers; all may lose their disks unless told otherwise."""
+    """Return a fleet of these servers; all may lose their disks, which cost nothing, unless told otherwise."""
     names = names or ("gpu1",)
-    given: dict[str, Any] = {"servers": [{"name": name} for name in names], "allow_data_loss": list(names), **options}
+    prices = {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0, "regular": 100.0}]}
+    given: dict[str, Any] = {"servers": [{"name": name} for name in names], "allow_data_loss": list(names), "prices": prices, **options}
     return wanted(**given)
 
 

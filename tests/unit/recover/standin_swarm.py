@@ -31,6 +31,9 @@ class Swarm(Engine):
         self.names: dict[str, str] = {}
         self.replicas = 2
         self.without_engine: set[str] = set()
+        # Servers whose loss nobody has noticed, and which do not come back by themselves.
+        self.unnoticed: set[str] = set()
+        self._seen: dict[str, tuple[bool, int]] = {}
         self.seen_labels: list[dict[str, str]] = []
         super().__init__(place / "docker.sock")
 
@@ -45,13 +48,20 @@ class Swarm(Engine):
             server = joined.name
             self.specs.setdefault(server, {"Role": "worker", "Availability": "active", "Labels": {"llm-stack.server": server}})
             self.names.setdefault(server, servers[server]["name"] if server in servers else joined.read_text())
-        return [self._node(server, servers.get(server, {}).get("status") == "ACTIVE") for server in sorted(self.specs)]
+        up = {server for server in self.specs if server in self.unnoticed or servers.get(server, {}).get("status") == "ACTIVE"}
+        return [self._node(server, server in up) for server in sorted(self.specs)]
+
+    def _version(self, server: str, up: bool) -> int:
+        """A node has another one whenever it is lost, or heard of again."""
+        before, version = self._seen.get(server, (not up, 0))
+        self._seen[server] = (up, version + (up != before))
+        return self._seen[server][1]
 
     def _node(self, server: str, up: bool) -> dict[str, Any]:
         gpu = [{"NamedResourceSpec": {"Kind": "GPU", "Value": f"GPU-{server}"}}]
         return {
             "ID": node_of(server),
-            "Version": {"Index": 1},
+            "Version": {"Index": self._version(server, up)},
             "Spec": self.specs[server],
             "Description": {"Hostname": self.names[server], "Resources": {"GenericResources": gpu}},
             "Status": {"State": "ready" if up else "down", "Addr": "0.0.0.0"},

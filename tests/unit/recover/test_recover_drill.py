@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.drill import Request, Sight, answered_again, report
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.drill import Request, Sight, Watching, answered_again, report
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.drill_page import page, timeline
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import Fleet
 from ansible_collections.selfhosted.llm_stack.plugins.modules.fleet_interruption import chosen
@@ -56,6 +60,24 @@ def test_a_worker_that_is_not_back_has_not_answered(sights: list[Sight]) -> None
     assert "not seen" in page(found)
 
 
+def test_a_worker_that_boots_before_the_manager_misses_it_was_lost_when_its_engine_was() -> None:
+    sights = [
+        Sight(0, True, ("10.0.1.2",)),
+        Sight(12, True, ("10.0.1.2",)),
+        Sight(20, True),
+        Sight(21, True),
+        Sight(30, True, ("10.0.1.9",)),
+    ]
+    found = report(sights, [*ASKED[:1], Request(31, 0.5, "10.0.1.9")], worker="gpu1", interrupted=10.0, marks={}, cost={})
+    assert [found["seconds"][name] for name in ("detection", "model", "first token", "total")] == [10.0, 9.0, 1.5, 21.5]
+    # A new engine may be seen before the old one is seen to be gone.
+    assert answered_again([sights[1], sights[4], Sight(31, True, ("10.0.1.9",))], [Request(31.5, 0.5, "10.0.1.9")]) == 32
+
+
+def test_a_worker_whose_engines_come_one_by_one_is_not_lost() -> None:
+    assert answered_again([Sight(0, True), Sight(1, True, ("a",)), Sight(2, True, ("a", "b"))], [Request(3, 0.1, "a")]) is None
+
+
 def test_the_page_shows_all_and_trusts_nothing() -> None:
     found = report(SEEN, ASKED, worker="<b>", interrupted=10.0, marks=MARKS, cost={})
     assert "<b>" not in page(found)
@@ -88,6 +110,51 @@ def test_drill_interrupts_nobody_without_a_name_given_twice(whole: Control) -> N
     assert whole.cloud.writes() == before
 
 
+@pytest.mark.parametrize("wanted", [0, 2])
+def test_a_watch_ends_when_nobody_waits_for_it_any_more(wanted: int) -> None:
+    left = iter([True] * wanted + [False])
+    watching = Watching(lambda: Sight(0.0, True), lambda: Request(0.0, 0.1), wanted=lambda: next(left))
+    assert watching.run(clients=1, pause=0.01, timeout=600) is False
+    assert len(watching.sights) == wanted
+    assert not [one for one in threading.enumerate() if one.name.endswith("(_client)")]
+
+
+@pytest.mark.one_core
+def test_an_interruption_that_fails_ends_the_load_at_once_and_says_so(whole: Control) -> None:
+    """The cloud does not answer the request to shelve: it would have gone on for half an hour."""
+    whole.change(lambda cloud: cloud.servers[ids(whole)["gpu1"]].update(locked=True))
+    begin = time.monotonic()
+    ended = whole.play("drill", "-e", "llm_stack_drill_worker=gpu1 llm_stack_drill_confirm=gpu1 llm_stack_drill_before=1")
+    assert ended.returncode != 0
+    said = " ".join(ended.stdout.split())
+    assert re.search(
+        r"gpu1 was not interrupted, so there is nothing to report: .* is locked.* after [1-9]\d* requests, of which 0 failed", said
+    )
+    assert time.monotonic() - begin < 120
+    # Nobody asks any more, and nothing is left.
+    asked = whole.edge.questions
+    time.sleep(2)
+    assert whole.edge.questions == asked
+    leases = re.findall(r'"path": "([^"]*llm-drill[^"]*)"', ended.stdout)
+    assert leases
+    assert not any(Path(lease).exists() for lease in leases)
+    assert "Take the lock of the fleet" not in ended.stdout
+
+
+@pytest.mark.long
+@pytest.mark.one_core
+def test_a_drill_after_which_a_person_is_needed_reports_and_does_not_wait_for_its_timeout(whole: Control) -> None:
+    whole.declare(gpu_workers_budget="0")
+    begin = time.monotonic()
+    named = "llm_stack_drill_worker=gpu1 llm_stack_drill_confirm=gpu1 llm_stack_drill_before=1"
+    ended = whole.play("drill", "-e", named, "-e", f"llm_stack_drill_reports={whole.place}/reports")
+    assert ended.returncode != 0
+    assert "a person is needed" in " ".join(ended.stdout.split())
+    (data,) = (whole.place / "reports").glob("gpu1-*.json")
+    assert json.loads(data.read_text())["seconds"]["total"] is None
+    assert time.monotonic() - begin < 180
+
+
 @pytest.mark.long
 def test_drill_interrupts_brings_back_and_reports(whole: Control) -> None:
     servers = ids(whole)
@@ -101,4 +168,6 @@ def test_drill_interrupts_brings_back_and_reports(whole: Control) -> None:
     assert found["requests"]["failed"] == 0
     assert found["requests"]["sent"] > 10
     assert all(value is not None for value in found["seconds"].values())
+    # The clocks of this host and of the control node are one, in another time zone: nothing took hours.
+    assert all(-5 < value < 400 for value in found["seconds"].values()), found["seconds"]
     assert "Drill: gpu1 was interrupted" in data.with_suffix(".html").read_text()

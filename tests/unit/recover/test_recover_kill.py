@@ -25,6 +25,8 @@ pytestmark = pytest.mark.long
 
 HERE = Path(__file__).resolve().parent
 ROOM = 200
+# A run is killed after each of its tasks, in so many tests that each take every so-manieth: they can run beside each other.
+PARTS = 4
 
 
 def struck(control: Control, at: int, what: str) -> Ended:
@@ -83,9 +85,10 @@ def near_the_end(control: Control) -> None:
     control.swarm.labels.pop("llm-stack.rotated", None)
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("amiss", [lose_one_for_good, near_the_end])
-def test_killed_after_each_of_its_tasks_the_next_run_goes_on(whole: Control, amiss: Callable[[Control], None]) -> None:
-    for at in range(ROOM):
+def test_killed_after_each_of_its_tasks_the_next_run_goes_on(whole: Control, amiss: Callable[[Control], None], part: int) -> None:
+    for at in range(part, ROOM, PARTS):
         amiss(whole)
         ended = struck(whole, at, "kill")
         whole.change(lambda cloud: cloud.room.clear())

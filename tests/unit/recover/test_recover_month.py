@@ -63,7 +63,7 @@ def test_a_month_is_the_same_for_the_same_seed() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-@pytest.mark.parametrize("budget", [CHEAP * ENGINES * 24 * 1.1, CHEAP * ENGINES * 24 * 1.5])
+@pytest.mark.parametrize("budget", [CHEAP * ENGINES * 24 * 0.9, CHEAP * ENGINES * 24 * 1.1, CHEAP * ENGINES * 24 * 1.5])
 def test_no_day_costs_more_than_its_budget(model: Model, budget: float) -> None:
     found = month(Recovered(replace(POLICY, budget=budget)), model, days=10)
     assert max(found.days) * ENGINES * FULL * 24 <= budget + 1e-6

@@ -19,9 +19,10 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.deci
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.model import SERVER_LABEL, as_table
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.plan import due, needs_offer
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import Notes, Scale
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FloatingIp, Volume
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import FloatingIp, Named, Volume
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.plan import plan_fleet
 from fleetkit import wanted
-from recoverkit import HOUR, NOW, Z1, Z2, decide, done, fleet, node, only, seen, server
+from recoverkit import HOUR, NOW, OFFER, Z1, Z2, decide, done, fleet, node, only, seen, server
 
 REGULAR = {"allow_regular": True}
 OPEN_Z1 = Notes(breaker=Breaker((), {Z1: NOW + 60}))
@@ -112,6 +113,17 @@ def test_regular_ones_are_the_last_resort_and_bounded() -> None:
     assert len(places(decide(stands_in, desired, regular_max=2).actions[1])) == 4
 
 
+def test_the_bound_of_regular_ones_holds_where_no_preemptible_one_can_be_used_and_counts_those_in_the_making() -> None:
+    places_ = [{"region": "r1", "flavor": "gone"}, {"region": "r1", "flavor": "GL10", "preemptible": False}]
+    desired = fleet("gpu1", "gpu2", placements=places_)
+    assert done(decide(seen(), desired, regular_max=1)) == {"gpu1": "create", "gpu2": "refuse"}
+    assert done(decide(seen(), desired)) == {"gpu1": "refuse", "gpu2": "refuse"}
+    building = decide(seen(server("gpu1", "BUILD", regular=True)), fleet("gpu1", "gpu2", **REGULAR), regular_max=1)
+    assert [one.preemptible for one in building.actions[1].placements] == [True, True]
+    declared = fleet("gpu1", "gpu2", placements=places_[1:])
+    assert done(decide(seen(), declared)) == {"gpu1": "create", "gpu2": "create"}
+
+
 def test_a_placement_that_failed_a_while_ago_comes_last() -> None:
     notes = Notes(memory={Z1: {"until": NOW + 60, "reason": "no room"}})
     assert places(only(decide(seen(), notes=notes))) == [Z2, Z1]
@@ -167,13 +179,120 @@ def test_without_prices_costs_are_unknown_and_a_budget_is_not_guessed_at() -> No
     assert "not in gpu_fleet.prices" in action.reason
 
 
+def test_what_runs_without_a_known_price_is_not_taken_for_free() -> None:
+    observed = seen(server("gpu1", flavor="dear"), server("gpu2", "SHELVED"))
+    assert done(decide(observed, fleet("gpu1", "gpu2"))) == {"gpu1": "keep", "gpu2": "restore"}
+    recovery = decide(observed, fleet("gpu1", "gpu2"), budget=100000.0)
+    assert done(recovery) == {"gpu1": "keep", "gpu2": "refuse"}
+    assert "A server runs whose price is not in gpu_fleet.prices" in recovery.actions[1].reason
+
+
+def test_a_new_server_is_booked_with_its_disk_and_its_address() -> None:
+    """They are seen as a part of what runs at the next look, and would have exceeded the day by then."""
+    prices = {"currency": "RUB", "servers": [{"flavor": "GL10", "preemptible": 30.0, "regular": 100.0}], "volume_gb": 0.1, "address": 1.0}
+    desired = fleet(prices=prices, floating_network="ext", volume_size=10)
+    observed = seen()
+    offer = replace(OFFER, networks=(*OFFER.networks, Named("n-ext", "ext")))
+    observed = replace(observed, fleet=replace(observed.fleet, catalogues={"r1": offer}))
+    assert only(decide(observed, desired, budget=32.0 * 24)).do == "create"
+    assert only(decide(observed, desired, budget=32.0 * 24 - 1)).do == "refuse"
+    recovery = decide(observed, desired, budget=1000.0)
+    assert recovery.notes.ledger
+    assert recovery.notes.ledger.rate == 32.0
+    came = replace(observed, fleet=replace(observed.fleet, servers=(server(age=-60),)), nodes=(node(),))
+    settled = decide(came, desired, notes=recovery.notes, budget=1000.0, now=NOW + 120).notes.ledger
+    assert settled
+    assert settled.bill == 32.0
+
+
 # At 10:00, with 14 hours to go: one server for the rest of the day is 14 x 30.
-@pytest.mark.parametrize(("budget", "do"), [(420.0, "create"), (419.0, "refuse")])
-def test_what_would_exceed_the_day_is_not_begun(budget: float, do: str) -> None:
-    action = only(decide(seen(), budget=budget))
-    assert action.do == do
+@pytest.mark.parametrize(("spent", "do"), [(300.0, "create"), (301.0, "refuse")])
+def test_what_would_exceed_the_day_is_not_begun(spent: float, do: str) -> None:
+    notes = Notes(ledger=replace(open_ledger(None, now=NOW, rate=0.0), closed=spent))
+    action = only(decide(seen(), notes=notes, budget=720.0))
+    assert (action.do, action.person) == (do, False)
     if do == "refuse":
-        assert "It would bring the day to 420.00, and 419.00 is the budget" in action.reason
+        assert "It would bring the day to 721.00, and 720.00 is the budget: it waits for tomorrow" in action.reason
+
+
+@pytest.mark.parametrize("observed", [seen(), seen(server(status="SHELVED"))], ids=["made", "restored"])
+@pytest.mark.parametrize(("budget", "do"), [(720.0, True), (719.0, False)])
+def test_what_would_exceed_the_budget_of_tomorrow_is_not_begun_today(observed: Any, budget: float, do: bool) -> None:
+    """In the last hour of a day it would cost 30; from midnight on nothing would end it."""
+    action = only(decide(observed, budget=budget, now=NOW + 13.5 * HOUR))
+    assert (action.acts, action.person) == (do, not do)
+    if not do:
+        assert "It would bring every day to 720.00, and 719.00 is the budget: raise it, or declare fewer" in action.reason
+
+
+def test_two_that_come_to_stay_share_what_a_day_bears_and_what_runs_counts() -> None:
+    late = {"now": NOW + 13.5 * HOUR, "budget": 1500.0}
+    names = ("gpu1", "gpu2", "gpu3")
+    assert done(decide(seen(), fleet(*names), **late)) == {"gpu1": "create", "gpu2": "create", "gpu3": "refuse"}
+    assert done(decide(seen(server("gpu3")), fleet(*names), **late)) == {"gpu1": "create", "gpu2": "refuse", "gpu3": "keep"}
+
+
+def test_what_demand_had_made_may_be_begun_late_and_goes_at_midnight() -> None:
+    desired, late = fleet("gpu1", "gpu2"), NOW + 13.5 * HOUR
+    policy: dict[str, Any] = {"budget": 1000.0, "least": 1, "wanted": 2}
+    first = decide(seen(server("gpu1")), desired, now=late, **policy)
+    assert done(first) == {"gpu1": "keep", "gpu2": "create"}
+    both = seen(server("gpu1"), server("gpu2"))
+    assert done(decide(both, desired, notes=first.notes, now=NOW + 14 * HOUR, **policy)) == {"gpu1": "keep", "gpu2": "shed"}
+
+
+def test_a_person_is_told_when_what_is_declared_costs_more_than_a_day_may() -> None:
+    recovery = decide(seen(server("gpu1"), server("gpu2")), fleet("gpu1", "gpu2"), budget=800.0)
+    assert done(recovery) == {"gpu1": "keep", "gpu2": "refuse"}
+    assert recovery.person
+    assert "the day will cost 840.00, and 800.00 is the budget, with those alone that are declared" in recovery.actions[1].reason
+    # A stand-in that has yet to join goes by itself at the next look.
+    joining = seen(server("gpu1"), server("gpu2", age=30, regular=True), nodes=(node("gpu1"),))
+    recovery = decide(joining, fleet("gpu1", "gpu2", **REGULAR), budget=1000.0, regular_max=1)
+    assert (done(recovery), recovery.person) == ({"gpu1": "keep", "gpu2": "wait"}, False)
+
+
+def test_a_try_that_found_no_room_costs_nothing() -> None:
+    """Every two minutes for an hour: without room for so long, the day's budget is there when the room is."""
+    gone, notes = seen(server(status="SHELVED", age=7200)), Notes()
+    for look in range(30):
+        recovery = decide(gone, fleet(**REGULAR), notes=notes, regular_max=1, budget=3000.0, now=NOW + 120 * look)
+        assert only(recovery).do == "restore", f"at look {look}: {only(recovery).reason}"
+        notes = recovery.notes
+    assert notes.ledger
+    assert notes.ledger.bill == 100.0
+
+
+def test_what_came_up_is_billed_by_what_it_is_and_what_was_cut_off_again_is_billed_still() -> None:
+    desired, policy = fleet(**REGULAR), {"regular_max": 1, "budget": 3000.0}
+    first = decide(seen(server(status="SHELVED", age=7200)), desired, notes=Notes(), **policy)
+    came = decide(seen(server(age=-60)), desired, notes=first.notes, now=NOW + 120, **policy)
+    assert came.notes.ledger
+    assert (came.notes.ledger.bill, came.notes.ledger.rate) == (30.0, 30.0)
+    cut = decide(seen(server(status="SHELVED", age=-60)), desired, notes=first.notes, now=NOW + 120, **policy)
+    assert cut.notes.ledger
+    assert cut.notes.ledger.bill == 130.0, "the life that was cut off, and the dearest way for the next"
+
+
+def test_a_successor_that_came_to_nothing_is_not_taken_for_the_one_beside_it() -> None:
+    old = server(age=23 * HOUR)
+    first = decide(seen(old), budget=3000.0)
+    assert only(first).do == "rotate"
+    later = decide(seen(old), notes=replace(first.notes, rotated=NOW), budget=3000.0, now=NOW + 60)
+    assert later.notes.ledger
+    assert later.notes.ledger.bill == 30.0
+    made = decide(seen(old, server(id="new", age=0, replaces="gpu1")), notes=first.notes, budget=3000.0, now=NOW + 60)
+    assert made.notes.ledger
+    assert made.notes.ledger.bill == 60.0
+
+
+def test_what_is_still_there_pays_for_nothing_else() -> None:
+    """A predecessor goes when its successor has proven itself, which may come to nothing: what it costs is not spent before."""
+    observed = seen(server(age=HOUR), server(id="new", age=HOUR, replaces="gpu1"))
+    assert done(decide(observed, fleet("gpu1", "gpu2"), budget=1500.0)) == {"gpu1": "retire", "gpu2": "create"}
+    spent = Notes(ledger=replace(open_ledger(None, now=NOW, rate=60.0), closed=1000.0))
+    recovery = decide(observed, fleet("gpu1", "gpu2"), notes=spent, budget=1000.0 + 60.0 * 14 + 30.0 * 14 - 1)
+    assert done(recovery) == {"gpu1": "retire", "gpu2": "refuse"}
 
 
 def test_what_is_spent_is_remembered_and_two_share_what_is_left() -> None:
@@ -186,8 +305,43 @@ def test_what_is_spent_is_remembered_and_two_share_what_is_left() -> None:
     assert done(decide(seen(), desired, notes=spent, budget=800.0)) == {"gpu1": "refuse", "gpu2": "refuse"}
 
 
+# At 10:00: the started hour of both and of a restore is 90, and two for 13 hours more are 780.
+@pytest.mark.parametrize(("budget", "do"), [(870.0, "restore"), (869.0, "refuse")])
+def test_what_is_being_brought_back_is_booked_for_until_it_is_over(budget: float, do: str) -> None:
+    desired, policy = fleet("gpu1", "gpu2"), {"spare": 2, "budget": budget}
+    first = decide(seen(server("gpu2")), desired, **policy)
+    assert done(first)["gpu1"] == "create"
+    # No server of it is seen yet, and the other is lost meanwhile.
+    lost = seen(server("gpu2", status="SHELVED"))
+    second = decide(lost, desired, notes=first.notes, busy=frozenset({"gpu1"}), now=NOW + 60, **policy)
+    assert done(second) == {"gpu1": "wait", "gpu2": do}
+    assert second.notes.ledger
+    assert "gpu1" in second.notes.ledger.begun
+    # Once it is over, what came of it counts.
+    came = seen(server("gpu1", age=-90), server("gpu2", status="SHELVED"))
+    third = decide(came, desired, notes=first.notes, now=NOW + 120, **policy)
+    assert third.notes.ledger
+    assert "gpu1" not in third.notes.ledger.begun
+
+
+def test_what_is_being_brought_back_over_midnight_is_booked_for_on_both_days() -> None:
+    first = decide(seen(), budget=3000.0, now=NOW + 13.99 * HOUR)
+    later = decide(seen(), notes=first.notes, budget=3000.0, busy=frozenset({"gpu1"}), now=NOW + 14.01 * HOUR)
+    assert later.notes.ledger
+    assert (later.notes.ledger.bill, later.notes.ledger.rate, set(later.notes.ledger.begun)) == (30.0, 30.0, {"gpu1"})
+
+
+def test_what_is_being_brought_back_may_come_up_regular_so_nobody_else_does() -> None:
+    desired, policy = fleet("gpu1", "gpu2", **REGULAR), {"regular_max": 1}
+    first = decide(seen(server("gpu2")), desired, **policy)
+    lost = seen(server("gpu2", status="SHELVED"))
+    second = decide(lost, desired, notes=first.notes, busy=frozenset({"gpu1"}), **policy)
+    assert done(second) == {"gpu1": "wait", "gpu2": "restore"}
+    assert {one.preemptible for one in second.actions[1].placements} == {True}
+
+
 def test_within_a_budget_that_bears_the_restore_alone_nothing_dearer_is_tried() -> None:
-    action = only(decide(seen(server(status="SHELVED")), fleet(**REGULAR), regular_max=1, budget=500.0))
+    action = only(decide(seen(server(status="SHELVED")), fleet(**REGULAR), regular_max=1, budget=800.0))
     assert (action.do, action.restore) == ("restore", "first")
     assert [one.preemptible for one in action.placements] == [True, True]
 
@@ -304,7 +458,7 @@ LATE = NOW + 2700
 
 def test_a_regular_stand_in_is_handed_back_by_way_of_a_successor() -> None:
     desired = fleet(**REGULAR)
-    observed = seen(server(regular=True))
+    observed = seen(server(regular=True, age=600))
     assert only(decide(observed, desired, regular_max=1, now=LATE - 1)).do == "keep"
     recovery = decide(observed, desired, regular_max=1, now=LATE)
     action = only(recovery)
@@ -320,6 +474,19 @@ def test_a_regular_stand_in_is_handed_back_by_way_of_a_successor() -> None:
     assert only(decide(observed, declared, now=LATE)).do == "keep"
 
 
+def test_a_schedule_that_never_runs_late_in_an_hour_hands_a_regular_one_back_all_the_same() -> None:
+    """It costs three times as much for every hour that it stays."""
+    desired, notes = fleet(**REGULAR), Notes()
+    looks = []
+    for hour in range(4):
+        now = NOW + hour * HOUR + 300
+        recovery = decide(seen(server(regular=True, age=599)), desired, notes=notes, regular_max=1, now=now)
+        looks.append(only(recovery).do)
+        notes = recovery.notes
+    # Started ten minutes before the hour; the try of the third look came to nothing.
+    assert looks == ["keep", "keep", "hand back", "keep"]
+
+
 # -- to the module of the fleet --------------------------------------------------------------------------------------------
 def test_decisions_become_options_that_the_module_takes() -> None:
     desired = fleet("gpu1", "gpu2", "gpu3")
@@ -332,6 +499,15 @@ def test_decisions_become_options_that_the_module_takes() -> None:
     spec = wanted(**options)
     assert [slot.name for slot in spec.slots] == ["gpu1", "gpu2", "gpu3"]
     assert spec.only == ("gpu2",)
+
+
+def test_with_regular_ones_alone_left_a_restore_is_not_taken_for_a_change_to_regular() -> None:
+    """The refusal of one server would end the run for all."""
+    observed, desired = seen(server(status="SHELVED")), fleet(allow_data_loss=[], **REGULAR)
+    recovery = decide(observed, desired, notes=OPEN_BOTH, regular_max=1)
+    assert [one.preemptible for one in only(recovery).placements] == [False, False, True, True]
+    spec = wanted(**acting_options(recovery, observed=observed, desired=desired), allow_data_loss=[])
+    assert plan_fleet(current=observed.fleet, desired=spec, memory={}, now=NOW).plan.refusals == ()
 
 
 def test_placements_by_what_a_flavor_has_survive() -> None:

@@ -14,7 +14,14 @@ from typing import Any, Iterator
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput, StackError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.breaker import Breaker, Interruption, noticed
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import Ledger, booked, day_total, ended, open_ledger
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.budget import (
+    Begun,
+    Ledger,
+    booked,
+    day_total,
+    ended,
+    open_ledger,
+)
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.state import (
     Lock,
     LockLost,
@@ -92,7 +99,7 @@ def test_what_is_written_is_read_and_labels_of_others_stay() -> None:
     notes = Notes(
         memory={"r1/z1/GL10/preemptible": {"until": 5, "reason": "no room"}},
         breaker=Breaker((Interruption("p", "s1@7", 9.0),), {"p": 12.0}),
-        ledger=Ledger(20000, 3, 1.0, 0.5, 0.25),
+        ledger=Ledger(20000, 3, 1.0, 0.5, 0.25, {"gpu1": Begun(7.0, 30.0, "s1")}),
         rotated=3.0,
         tried={"gpu1": 4.0},
         scale=Scale(2, 5.0),
@@ -257,6 +264,20 @@ def test_killed_at_any_call_the_next_run_goes_on(engine: Engine, call: int, afte
     assert ask(engine, state="held", owner="next", now=MONDAY + 1801)["holder"] == "next"
     assert set(engine.labels) <= {"llm-stack.lock", "llm-stack.rotated"}
     assert all(json.loads(text) for text in engine.labels.values())
+
+
+@pytest.mark.parametrize("after_work", [False, True])
+def test_a_lock_whose_taking_was_not_answered_keeps_nobody_waiting(engine: Engine, after_work: bool) -> None:
+    """Nobody would know its token, so it could not be given up, and would be held for a quarter of an hour."""
+    ask(engine, state="held", owner="nobody", seconds=1, now=MONDAY - 100)
+
+    def hang_up() -> None:
+        engine.die_at = len(engine.calls)
+
+    engine.before, engine.dies_after_work = hang_up, after_work
+    with pytest.raises(EngineError):
+        ask(engine, state="held", owner="unheard")
+    assert ask(engine, state="held", owner="next", now=MONDAY + 1)["held"]
 
 
 def test_an_engine_that_refuses_every_write_ends_in_an_error(engine: Engine) -> None:
