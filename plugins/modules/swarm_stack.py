@@ -16,6 +16,7 @@ description:
     more, and that no rollback would need, are removed if they belong to this stack.
   - Services that belong to the stack but are not named are reported and left running.
   - Waits until every service runs as often as it should.
+  - While it compares and changes, no other run of it on this machine changes the same stack.
 author:
   - The selfhosted.llm_stack maintainers (@selfhosted)
 requirements:
@@ -132,6 +133,7 @@ services:
       elements: str
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._plan import 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._run import Runner
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.apply import Applier, wait_until_settled
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.lock import take
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.model import Item, Running, Wanted
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.plan import plan
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.read import read_current
@@ -222,6 +225,8 @@ def main() -> None:
     state: dict[str, Any] = {}
 
     def make_plan() -> Plan:
+        if not foresee:
+            state["lock"] = take(module.params["name"])
         wanted = parse_wanted(module.params, foresee=foresee)
         state["applier"] = Applier(runner, wanted, registry_auth=module.params["registry_auth"])
         planned = plan(read_current(runner, foresee=foresee), wanted)
@@ -232,6 +237,8 @@ def main() -> None:
         state["applier"].do(step)
 
     def report() -> dict[str, Any]:
+        if not foresee:
+            os.close(state["lock"])
         if foresee or not module.params["wait"]:
             return {"services": []}
         settled = wait_until_settled(runner, module.params["name"], seconds=module.params["wait"], deployed=state["deployed"])

@@ -85,7 +85,7 @@ def events(answer: httpx.Response) -> list[tuple[str, str]]:
     """Every event of a stream as name and data; a comment has the name ``:``."""
     found = []
     for block in answer.text.split("\n\n"):
-        fields = dict(line.split(":", 1) if not line.startswith(":") else (":", line[1:]) for line in block.splitlines())
+        fields = dict(line.split(":", 1) if not line.startswith(":") else (":", line[1:]) for line in block.split("\n") if line)
         if fields:
             name = ":" if ":" in fields else fields.get("event", "").strip()
             found.append((name, fields.get(":", fields.get("data", "")).strip()))

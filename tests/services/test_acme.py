@@ -51,7 +51,7 @@ class Site:
             "__llm_services_tls": {"server": self.authority.directory, "domains": [NAME], "email": ""},
             "__llm_services_acme_name": "llm-edge",
             "__llm_services_acme_program": str(self.hook),
-            "__llm_services_stack": "llm",
+            "__llm_services_acme_stacks": ["llm", "monitoring"],
         }
         (found,) = [each for each in tasks if each["name"] == task]
         environment = jinja2.nativetypes.NativeEnvironment(undefined=jinja2.StrictUndefined)
@@ -87,7 +87,7 @@ class Site:
         nginx = processes.start("acme-edge", [program("nginx"), "-e", "stderr", "-c", str(path), "-g", "daemon off;"], self.https)
         # In place of the swarm, which replaces the edge: the files go where it reads them.
         lines = [f"cp $RENEWED_LINEAGE/fullchain.pem {place}/tls.crt", f"cp $RENEWED_LINEAGE/privkey.pem {place}/edge_tls_key"]
-        self.hook.write_text("\n".join(["#!/bin/sh", 'test "$*" = "roll llm" || exit 9', *lines, f"kill -HUP {nginx.pid}", ""]))
+        self.hook.write_text("\n".join(["#!/bin/sh", 'test "$*" = "roll llm monitoring" || exit 9', *lines, f"kill -HUP {nginx.pid}", ""]))
         self.hook.chmod(0o755)
         self.nginx = nginx
 

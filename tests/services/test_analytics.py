@@ -14,12 +14,15 @@ import shutil
 import subprocess
 import tempfile
 import time
+import tracemalloc
 import uuid
 from pathlib import Path
 from typing import Any, Iterator
 
 import httpx
 import pytest
+from analytics.database import Database
+from analytics.settings import from_environment as analytics_settings
 from places import BIN, SCREENSHOTS, Api, Processes
 from playwright.sync_api import sync_playwright
 from ports import free_port
@@ -137,6 +140,9 @@ def test_the_chat_service_tells_every_request_and_no_text(processes: Processes, 
 def test_text_is_kept_where_it_was_switched_on(processes: Processes, balancer: str, analytics: Analytics) -> None:
     token = {"ANALYTICS_URL": analytics.url, "ANALYTICS_TOKEN_FILE": str(analytics.place / "ANALYTICS_TOKEN_FILE")}
     api = Api(processes, balancer, LOG_PROMPTS="true", **token)
+    # Longer than a record may be: its beginning is kept, and it does not hold up those that come after it.
+    long = {"messages": [{"role": "user", "content": "x" * 300_000}]}
+    api.client.post("/v1/chat/completions", json=long).raise_for_status()
     api.client.post("/api/chat", json={"message": "<script>alert(1)</script> may be kept"}).raise_for_status()
     for _attempt in range(200):
         page = analytics.client.get("/analytics/", headers=BASIC).text
@@ -201,3 +207,16 @@ def test_the_page_shows_plots_and_tables(analytics: Analytics) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             context.close()
         browser.close()
+
+
+def test_figures_are_read_without_the_questions_and_a_few_records_at_a_time(analytics: Analytics) -> None:
+    database = Database(analytics_settings({"DATABASE_URL_FILE": str(analytics.place / "DATABASE_URL_FILE")}).database)
+    long = "x" * 20_000
+    for _batch in range(3):
+        database.add([row(prompt=long) for _number in range(1_000)])
+    tracemalloc.start()
+    count = sum("prompt" not in one for one in database.since(time.time() - 3_600))
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The questions alone are 60 MB.
+    assert (count >= 3_000, peak < 10_000_000) == (True, True), f"{count} records took {peak} bytes"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,9 @@ import pytest
 from conftest import balanced
 from places import NUMBERED, Api, Processes, events
 from ports import free_port
+from rag_chat_api.engines import Engines
+from rag_chat_api.events import Quiet
+from rag_chat_api.settings import Settings
 
 TOKENS = 30
 WHOLE = "".join(f" t{number}" for number in range(1, TOKENS + 1))
@@ -143,6 +147,12 @@ def test_reasoning_is_not_repeated(api: Api) -> None:
     assert len(thoughts) == 4
 
 
+def test_a_token_may_hold_any_character(api: Api) -> None:
+    said = ["one\u2028two", "three\u0085four", " 日本"]
+    text, seen = answered(api, asked(5500, tokens=3, say=said))
+    assert (text, seen[-1]) == ("".join(said), ("", "[DONE]"))
+
+
 def test_a_refusal_keeps_its_status_and_words(api: Api) -> None:
     got = api.client.post("/v1/chat/completions", json=asked(6000, refuse=404))
     assert (got.status_code, got.json()["error"]["message"]) == (404, "refused as asked")
@@ -177,6 +187,47 @@ def test_a_client_that_leaves_frees_its_engine(processes: Processes) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the stream still runs though its client left")
+
+
+@pytest.mark.parametrize("answered", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"], ids=["before", "after the head"])
+def test_a_client_that_leaves_before_the_first_token_is_hung_up_for(answered: bytes) -> None:
+    # As a request that waits in the balancer's queue, which gives its place to others once the connection is gone.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = Settings(llm_url=f"http://127.0.0.1:{server.getsockname()[1]}", heartbeat_s=0.2)
+        events_ = Engines(settings).stream({"messages": [{"role": "user", "content": "Count."}]})
+        assert isinstance(next(events_), Quiet)
+        waiting, _address = server.accept()
+        with waiting:
+            waiting.settimeout(10)
+            assert waiting.recv(65_536).startswith(b"POST /v1/chat/completions")
+            waiting.sendall(answered)
+            events_.close()
+            while waiting.recv(65_536):
+                pass
+        # And nobody else is asked.
+        server.settimeout(1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_client_that_does_not_wait_for_an_answer_in_one_piece_is_hung_up_for(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        api = Api(processes, f"http://127.0.0.1:{server.getsockname()[1]}", HEARTBEAT_S="0.5")
+        for path, body in (("/v1/chat/completions", {**asked(1), "stream": False}), ("/api/chat", {"message": "Count."})):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{api.url}{path}", json=body, timeout=1, trust_env=False)
+            waiting, _address = server.accept()
+            with waiting:
+                waiting.settimeout(10)
+                while waiting.recv(65_536):
+                    pass
+        told = f'llm_chat_requests_total{{route="{path}",status="499"}} 1.0'
+        for _attempt in range(100):
+            if told in httpx.get(f"http://127.0.0.1:{api.status}/metrics", trust_env=False).text:
+                return
+            time.sleep(0.1)
+        pytest.fail("nobody says that the client left")
 
 
 def test_the_page_s_api_says_what_happened(api: Api) -> None:

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from corpus import QUESTIONS, passages, words
-from places import Api, Processes
+from places import CHROMA, Api, Processes
+from ports import free_port
+from rag_chat_api import store as store_module
+from rag_chat_api.embed import Lazily
+from rag_chat_api.store import Away, Store
 from rank_bm25 import BM25Okapi
 
 RECORD = Path(__file__).resolve().parents[2] / "build" / "recall.json"
@@ -260,3 +267,25 @@ def test_without_chroma_the_chat_goes_on_and_documents_say_so(processes: Process
     assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
     assert "The document store cannot be reached" in got.json()["error"]["message"]
     assert lonely.client.get("/api/status").json()["documents"] is False
+
+
+def test_a_chroma_that_hangs_is_not_waited_for(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    argv = [str(CHROMA), "run", "--path", str(processes.place / "hangs"), "--host", "127.0.0.1", "--port", str(port)]
+    stopped = processes.start("chroma-that-hangs", argv, port)
+    monkeypatch.setattr(store_module, "PATIENCE", httpx.Timeout(1.0))
+    known, new = (Store(f"http://127.0.0.1:{port}", Lazily("minilm", "")) for _store in range(2))
+    assert known.collections() == []
+    stopped.send_signal(signal.SIGSTOP)
+    threads = Path(f"/proc/{stopped.pid}/task")
+    while not all((thread / "stat").read_text().rpartition(") ")[2].startswith("T") for thread in threads.iterdir()):
+        time.sleep(0.05)
+    try:
+        for store in (known, new):
+            begun = time.monotonic()
+            with pytest.raises(Away, match="The document store"):
+                store.collections()
+            assert time.monotonic() - begun < 10
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    assert known.collections() == []

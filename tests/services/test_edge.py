@@ -63,15 +63,32 @@ def test_with_a_key_everything_answers_and_its_name_is_the_edge_s_to_say(edge: E
 
 
 def test_the_widget_s_visitors_are_slowed_down(edge: Edge) -> None:
-    statuses = [edge.client.post("/widget/chat", json={"message": ""}, headers=SITE).status_code for _request in range(30)]
+    answers = [edge.client.post("/widget/chat", json={"message": ""}, headers=SITE) for _request in range(30)]
+    statuses = [answer.status_code for answer in answers]
     assert statuses[0] == 422
     assert 429 in statuses
+    slowed = answers[statuses.index(429)]
+    # A browser shows it to the site's page.
+    assert slowed.headers["Access-Control-Allow-Origin"] == SITE["Origin"]
+    assert slowed.json()["error"]["message"] == "You have asked often. Try again in a few seconds."
+    assert {edge.client.options("/widget/chat", headers=SITE).status_code for _request in range(3)} == {204}
     assert edge.client.get("/api/status").status_code == 200, "other routes are not slowed down"
 
 
 def test_the_password_of_the_analytics_passes_the_edge(edge: Edge) -> None:
     # The chat service stands in for the analytics here; it knows no such path, and that is what comes back.
     assert edge.client.get("/analytics/", auth=("me", "x")).json()["error"]["message"].startswith("The requested URL was not found")
+
+
+def test_a_password_is_not_guessed_at_the_edge_s_speed(edge: Edge) -> None:
+    statuses: list[int] = []
+    while 429 not in statuses and len(statuses) < 1000:
+        answer = edge.client.get("/analytics/", auth=("me", str(len(statuses))))
+        statuses.append(answer.status_code)
+    # Nobody who opens the page and all it loads is slowed down.
+    assert 50 < len(statuses) < 1000
+    assert (answer.headers["Retry-After"], answer.text[:38]) == ("60", "This page was asked for too often from")
+    assert edge.client.get("/api/status").status_code == 200, "other routes are not slowed down"
 
 
 def test_without_the_chat_service_openai_s_api_goes_on(processes: Processes, balancer: str) -> None:
@@ -82,4 +99,9 @@ def test_without_the_chat_service_openai_s_api_goes_on(processes: Processes, bal
     api.process.wait()
     assert edge.client.post("/v1/chat/completions", json=QUESTION, headers=AUTHORIZED).status_code == 200
     got = edge.client.post("/api/chat", json={"message": "Hello"}, headers=AUTHORIZED)
+    assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
+    got = edge.client.post("/widget/chat", json={"message": "Hello"}, headers=SITE)
+    assert (got.status_code, got.headers["Access-Control-Allow-Origin"]) == (503, SITE["Origin"])
+    # The analytics are the same process here.
+    got = edge.client.get("/analytics/", auth=("me", "x"))
     assert (got.status_code, got.headers["Retry-After"]) == (503, "5")

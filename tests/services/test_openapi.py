@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from places import BIN, CHAT, NUMBERED, ROOT, Api, Processes
 from ports import free_port
 
@@ -25,6 +26,30 @@ def test_nothing_that_the_document_allows_or_forbids_is_a_server_error(processes
     argv += ["--suppress-health-check", "all", "--no-color", "--report-junit-path", str(tmp_path / "report.xml")]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
+
+
+TURNS = '"messages": [{"role": "user", "content": "x"}]'
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        TURNS + ', "temperature": 1e999',
+        TURNS + ', "temperature": NaN',
+        TURNS + ', "stream_options": [1]',
+        TURNS + ', "stream_options": "x"',
+        TURNS + ', "more": ' + "[" * 3000 + "]" * 3000,
+        # An emoji that a program cut in two.
+        '"messages": [{"role": "user", "content": "\\ud83d"}]',
+    ],
+    ids=["infinite", "not a number", "list of options", "text as options", "deep", "half a character"],
+)
+def test_what_no_engine_could_read_is_refused(api: Api, rest: str, stream: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    got = api.client.post("/v1/chat/completions", content=f'{{{rest}, "stream": {stream}}}', headers=headers)
+    assert got.status_code == 422, got.text
+    assert got.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_every_route_is_in_the_document(api: Api) -> None:

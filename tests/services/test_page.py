@@ -157,6 +157,39 @@ def test_busy_servers_are_waited_for_and_an_error_can_be_tried_again(page: Page)
     expect(page.locator(".turn")).to_have_count(2)
 
 
+def test_a_conversation_may_be_longer_than_what_goes_with_a_question(page: Page) -> None:
+    told = [{"role": role, "content": f"{role} {number}"} for number in range(130) for role in ("user", "assistant")]
+    # An answer that was stopped before its first word is no turn.
+    told[5]["content"] = ""
+    page.evaluate("chats => localStorage.setItem('llm-chats', JSON.stringify(chats))", [{"title": "Long", "turns": told}])
+    page.reload()
+    page.evaluate("document.querySelector('#history .open').click()")
+    with page.expect_request("**/api/chat") as asked:
+        page.locator("#question").fill("And now?")
+        page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant .body").last).to_contain_text("t10", timeout=20_000)
+    history = asked.value.post_data_json["history"]
+    assert 190 < len(history) <= 200
+    assert (history[0]["role"], history[-1]["content"]) == ("user", "assistant 129")
+
+
+def test_documents_that_cannot_be_listed_or_deleted_are_said(page: Page, handbook: None) -> None:
+    page.evaluate("document.getElementById('open-documents').click()")
+    page.locator("#documents-collection").fill("handbook")
+    page.keyboard.press("Tab")
+    expect(page.locator("#documents li")).to_have_count(2)
+    away = {"error": {"message": "The document store cannot be reached."}}
+    page.route("**/api/documents*", lambda route: route.fulfill(status=503, json=away))
+    page.route("**/api/documents/*", lambda route: route.fulfill(status=503, json=away))
+    page.get_by_role("button", name="Delete operations.txt").click()
+    expect(page.locator("#documents-said")).to_have_text("The document store cannot be reached.")
+    expect(page.locator("#documents li")).to_have_count(2)
+    page.locator("#documents-said").evaluate("said => { said.textContent = ''; }")
+    page.locator("#documents-collection").fill("other")
+    page.keyboard.press("Tab")
+    expect(page.locator("#documents-said")).to_have_text("The document store cannot be reached.")
+
+
 @pytest.fixture
 def tolerant(browser: Browser, api: Api) -> Iterator[Page]:
     """A page whose console may report what the policy blocked."""

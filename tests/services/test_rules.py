@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
+import httpx
 import pytest
 from analytics.report import quantile, report
 from analytics.settings import from_environment as analytics_settings
 from places import CHAT
+from rag_chat_api import parse
 from rag_chat_api.engines import refusal
 from rag_chat_api.partial import Partial, can_continue
-from rag_chat_api.settings import from_environment
+from rag_chat_api.settings import Settings, from_environment
 from rag_chat_api.split import PASSAGE, passages
-from rag_chat_api.sse import payloads
+from rag_chat_api.sse import lines, payloads
+from rag_chat_api.usage import ERROR, PROMPT, Usage
 from rag_chat_api.widget_cap import DailyCap, allowed
 
 DOMAINS = ("shop.example.org", "*.example.net")
@@ -62,6 +69,32 @@ def test_passages_hold_the_whole_text_and_are_short(seed: int) -> None:
     assert re.sub(r"\s", "", "".join(made)) == re.sub(r"\s", "", text)
 
 
+def test_only_so_many_documents_are_read_at_a_time(monkeypatch: Any) -> None:
+    lock, going, most = threading.Lock(), 0, 0
+
+    def read(kind: str, content: bytes) -> str:
+        nonlocal going, most
+        with lock:
+            going, most = going + 1, max(most, going + 1)
+        time.sleep(0.1)
+        with lock:
+            going -= 1
+        return kind
+
+    monkeypatch.setattr(parse, "_read", read)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda number: parse.text_of(f"{number}.pdf", b""), range(8))) == ["pdf"] * 8
+    assert most == parse.AT_ONCE
+    # One that waits too long is told so, and the turn of one that failed is another's.
+    monkeypatch.setattr(parse, "TURN_S", 0.05)
+    with pytest.raises(parse.Busy, match="Other documents are being read"), ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: parse.text_of(f"{number}.pdf", b""), range(8)))
+    monkeypatch.setattr(parse, "_read", lambda _kind, _content: 1 / 0)
+    for _time in range(parse.AT_ONCE + 1):
+        with pytest.raises(ZeroDivisionError):
+            parse.text_of("a.pdf", b"")
+
+
 @pytest.mark.parametrize(
     ("request_", "wanted"),
     [
@@ -95,6 +128,24 @@ def test_half_an_event_does_not_count() -> None:
     assert list(payloads(['error: {"code":500}', ""])) == ['{"code":500}']
 
 
+def test_an_answer_that_the_client_began_is_gone_on_from_as_one_turn() -> None:
+    partial = Partial()
+    partial.take({"choices": [{"delta": {"content": " two"}}]})
+    asked = {"messages": [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One"}]}
+    assert partial.request(asked)["messages"] == [asked["messages"][0], {"role": "assistant", "content": "One two"}]
+    assert asked["messages"][1]["content"] == "One"
+    parts = {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "One"}]}]}
+    assert [turn["role"] for turn in partial.request(parts)["messages"]] == ["assistant", "assistant"]
+
+
+def test_only_a_line_feed_ends_a_line_and_pieces_may_end_anywhere() -> None:
+    text = 'data: {"a": "\u2028 \u0085 \x0b ü"}\r\n\ndata: half'
+    raw = text.encode()
+    for size in (1, 3, len(raw)):
+        made = list(lines(raw[at : at + size] for at in range(0, len(raw), size)))
+        assert made == ['data: {"a": "\u2028 \u0085 \x0b ü"}', ""]
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -117,6 +168,47 @@ def test_settings_come_from_the_environment_and_secrets_from_files(tmp_path: Any
     made = from_environment({"CONTINUE_CUT_STREAMS": "0", "WIDGET_DOMAINS": "A.org,", "ANALYTICS_TOKEN_FILE": str(tmp_path / "token")})
     assert (made.continue_cut, made.widget_domains, made.analytics_token) == (False, ("a.org",), "hush")
     assert analytics_settings({"DATABASE_URL_FILE": str(tmp_path / "url")}).database == "postgresql+psycopg://llm:hidden@db/llm"
+
+
+@pytest.mark.parametrize("status", [413, 422])
+def test_a_record_that_is_refused_does_not_hold_up_the_others(status: int) -> None:
+    taken: list[str] = []
+
+    def analytics(request: httpx.Request) -> httpx.Response:
+        ids = [row["id"] for row in json.loads(request.content)]
+        if "bad" in ids:
+            return httpx.Response(status)
+        taken.extend(ids)
+        return httpx.Response(204)
+
+    usage = Usage(Settings())
+    for number in range(40):
+        usage._hold({"id": "bad" if number == 17 else str(number)})
+    with httpx.Client(base_url="http://analytics", transport=httpx.MockTransport(analytics)) as client:
+        tries = 0
+        while usage.held and tries < 40:
+            usage._send(client)
+            tries += 1
+    assert taken == [str(number) for number in range(40) if number != 17]
+    assert usage.metrics.dropped._value.get() == 1
+
+
+def test_analytics_that_are_away_lose_no_record() -> None:
+    usage = Usage(Settings())
+    usage._hold({"id": "one"})
+    with httpx.Client(base_url="http://analytics", transport=httpx.MockTransport(lambda _request: httpx.Response(500))) as client:
+        assert usage._send(client) is False
+    assert [row["id"] for row in usage.held] == ["one"]
+
+
+def test_what_is_told_can_be_sent_and_kept() -> None:
+    usage = Usage(Settings(analytics_url="http://127.0.0.1:9", log_prompts=True))
+    record = usage.begin("team", "m", "/api/chat", "\ud83d" + "x" * 20_000)
+    usage.end(record, 502, "e" * 500)
+    (row,) = usage.held
+    assert (row["prompt"][:2], len(row["prompt"]), len(row["error"])) == ("?x", PROMPT, ERROR)
+    httpx.Request("POST", "http://analytics", json=[row])
+    assert Usage(Settings()).begin("team", "m", "/api/chat", "hush").prompt == ""
 
 
 def test_days_without_a_request_are_shown_and_a_client_that_left_is_no_error() -> None:

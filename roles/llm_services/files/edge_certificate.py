@@ -2,30 +2,68 @@
 # Copyright: the selfhosted.llm_stack contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stands between certbot and the edge: tells what certbot has, and gives the edge a new certificate.
+"""Stands between certbot and what serves its certificate: tells what certbot has, and gives edge and Grafana a new one.
 
 edge_certificate.py look SERVER NAME     prints account and certificate as JSON
-edge_certificate.py roll STACK           certbot's hook after a renewal; RENEWED_LINEAGE is the certificate's directory
+edge_certificate.py roll STACK...        certbot's hook after a renewal; RENEWED_LINEAGE is the certificate's directory. What a service has
+                               already is left alone, as are stacks that are not there, so it may be run at any time
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 ETC = Path(os.environ.get("CERTBOT_CONFIG_DIR", "/etc/letsencrypt"))
-# How the role's stack has them in the edge: kind, name in the stack, file of certbot, path in the container, mode.
-PARTS = (
-    ("config", "edge_certificate", "fullchain.pem", "/etc/nginx/tls.crt", ""),
-    ("secret", "edge_tls_key", "privkey.pem", "edge_tls_key", "0400"),
-)
+# How the roles' stacks have them, by the service: kind, name in the stack, file of certbot, path in the container, whose it is there.
+CHAIN = "fullchain.pem"
+PARTS = {
+    "edge": (
+        ("config", "edge_certificate", CHAIN, "/etc/nginx/tls.crt", ""),
+        ("secret", "edge_tls_key", "privkey.pem", "edge_tls_key", ",mode=0400"),
+    ),
+    "grafana": (
+        ("config", "grafana_certificate", CHAIN, "/etc/grafana/tls.crt", ""),
+        ("secret", "grafana_tls_key", "privkey.pem", "grafana_tls_key", ",uid=472,gid=0,mode=0400"),
+    ),
+}
+
+# The label of a service whose certificate is certbot's to give; certbot goes on renewing also where the operator has chosen another one.
+GIVEN = "llm-stack.certificate"
+# The module swarm_stack takes the same lock: what one of them has just made and not yet given to a service, the other would remove.
+LOCK = Path("/run/lock")
+PATIENCE = 900.0
+
+
+@contextlib.contextmanager
+def alone(stack: str) -> Iterator[None]:
+    """Change the stack while nobody else on this machine does.
+
+    :raises SystemExit: somebody else did for all of ``PATIENCE`` seconds.
+    """
+    path = LOCK / f"llm-stack-{stack}.lock"
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    with path.open() as held:
+        for left in reversed(range(int(PATIENCE) + 1)):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not left:
+                    raise SystemExit(f"Stack {stack} is being changed by another program (`fuser -v {path}`); nothing was done.") from error
+                time.sleep(1)
+        yield
 
 
 def run(argv: Sequence[str], text: str | None = None) -> str:
@@ -80,14 +118,22 @@ def held(spec: dict[str, Any], kind: str, target: str) -> str:
 
 
 def roll(stack: str, lineage: Path) -> str:
-    """Give the edge what certbot has now, under the names the role would choose; a sentence about it.
+    """Give the service of a stack that serves it what certbot has now, under the names the role would choose; a sentence about it.
 
-    The swarm replaces one edge after another, and goes back to the last certificate should an edge not start with the new one.
+    The swarm replaces one task after another, and goes back to the last certificate should one not start with the new one.
     """
-    service = f"{stack}_edge"
+    if not (lineage / CHAIN).exists():
+        return f"{lineage} holds no certificate yet"
+    names = run(["docker", "service", "ls", "--format", "{{.Name}}", f"--filter=label=com.docker.stack.namespace={stack}"]).split()
+    part = next((name for name in PARTS if f"{stack}_{name}" in names), "")
+    if not part:
+        return f"The stack {stack} has no service for a certificate"
+    service = f"{stack}_{part}"
     spec = json.loads(run(["docker", "service", "inspect", service]))[0]["Spec"]
+    if (spec.get("Labels") or {}).get(GIVEN) != "acme":
+        return f"{service} is to have another certificate than certbot's"
     options: list[str] = []
-    for kind, name, file, target, mode in PARTS:
+    for kind, name, file, target, owner in PARTS[part]:
         text = (lineage / file).read_text()
         new = f"{stack}_{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         old = held(spec, kind, target)
@@ -96,7 +142,7 @@ def roll(stack: str, lineage: Path) -> str:
         if new not in run(["docker", kind, "ls", "--format", "{{.Name}}"]).split():
             run(["docker", kind, "create", "--label", f"com.docker.stack.namespace={stack}", new, "-"], text)
         options += [f"--{kind}-rm={old}"] if old else []
-        options.append(f"--{kind}-add=source={new},target={target}" + (f",mode={mode}" if mode else ""))
+        options.append(f"--{kind}-add=source={new},target={target}{owner}")
     if not options:
         return f"{service} has this certificate already"
     run(["docker", "service", "update", "--quiet", "--detach=false", *options, service])
@@ -119,12 +165,28 @@ def sweep(stack: str) -> None:
             run(["docker", kind, "rm", name])
 
 
+def roll_all(stacks: Sequence[str], lineage: Path) -> None:
+    """Roll every stack, and say what became of each.
+
+    :raises SystemExit: one failed; the others were rolled all the same.
+    """
+    failed = []
+    for stack in stacks:
+        try:
+            with alone(stack):
+                sys.stdout.write(roll(stack, lineage) + "\n")
+        except SystemExit as error:
+            failed.append(str(error))
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
 def main(argv: list[str]) -> None:
     """Do what is asked; see above."""
     if argv[:1] == ["look"] and len(argv) == 3:
         sys.stdout.write(json.dumps(look(argv[1], argv[2])) + "\n")
-    elif argv[:1] == ["roll"] and len(argv) == 2:
-        sys.stdout.write(roll(argv[1], Path(os.environ.get("RENEWED_LINEAGE", str(ETC / "live" / "llm-edge")))) + "\n")
+    elif argv[:1] == ["roll"] and len(argv) > 1:
+        roll_all(argv[1:], Path(os.environ.get("RENEWED_LINEAGE", str(ETC / "live" / "llm-edge"))))
     else:
         raise SystemExit(__doc__)
 

@@ -33,6 +33,7 @@ def variables(**changes: Any) -> dict[str, Any]:
         "llm_services_api_keys": [{"name": "team", "key": KEY}],
         "__llm_services_network": internal["__llm_services_network"],
         "__llm_services_chat_image": "registry.test/chat@sha256:0",
+        "__llm_services_here": ["node.id == this-manager"],
         **changes,
     }
     values["__llm_services_chat"] = {**internal["__llm_services_chat_defaults"], **values["llm_services_chat"]}

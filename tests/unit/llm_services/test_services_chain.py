@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -167,12 +169,18 @@ def test_connections_to_the_balancer_are_kept(chain: Chain, stream: bool) -> Non
 
 
 def test_keys_and_prompts_are_not_logged(chain: Chain) -> None:
+    def logged() -> str:
+        return "".join(path.read_text() for path in chain.place.glob("*.log"))
+
+    line = '"team" POST /v1/chat/completions 200'
+    before, end = logged().count(line), time.monotonic() + 20
     chain.ask("POST", "/v1/chat/completions", {**QUESTION, "max_tokens": 1}, headers=AUTHORIZED)
-    time.sleep(0.2)
-    logged = "".join(path.read_text() for path in chain.place.glob("*.log"))
-    assert '"team" POST /v1/chat/completions 200' in logged
-    assert KEY not in logged
-    assert "Are you there?" not in logged
+    # It is written after the answer was sent.
+    while logged().count(line) == before:
+        assert time.monotonic() < end, logged()[-3000:]
+        time.sleep(0.05)
+    assert KEY not in logged()
+    assert "Are you there?" not in logged()
 
 
 def ask_in_threads(chain: Chain, count: int) -> list[Any]:
@@ -221,6 +229,43 @@ def test_a_full_queue_says_so_at_once(tmp_path: Path) -> None:
         assert 3 <= len(refused) <= 6
         assert all(answer.headers["Retry-After"] == "5" for answer in refused)
         assert all(json.loads(answer.text)["error"]["code"] == "overloaded" for answer in refused)
+    finally:
+        chain.end()
+
+
+def test_what_only_looks_does_not_wait_for_an_answer_under_way(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, environment={"STANDIN_FIRST_TOKEN_S": "6", "STANDIN_TOKENS": "1"}, engines=1, llm_services_parallel=1)
+    try:
+        under_way = threading.Thread(target=ask_in_threads, args=(chain, 1))
+        under_way.start()
+        time.sleep(1)
+        looked = [chain.ask("GET", "/v1/models", headers=AUTHORIZED)]
+        looked.append(chain.ask("GET", "/api/tags", headers=AUTHORIZED, native=True))
+        looked.append(chain.ask("POST", "/api/show", {"model": "tiny"}, headers=AUTHORIZED, native=True))
+        assert under_way.is_alive(), "a list of models waited until the only engine had answered"
+        assert [answer.status for answer in looked] == [200, 200, 200]
+        under_way.join()
+    finally:
+        chain.end()
+
+
+def test_who_left_holds_no_place(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, environment={"STANDIN_FIRST_TOKEN_S": "6", "STANDIN_TOKENS": "1"}, engines=1, llm_services_queue=1)
+    try:
+        under_way = threading.Thread(target=ask_in_threads, args=(chain, 1))
+        under_way.start()
+        time.sleep(1)
+        context = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+        impatient = http.client.HTTPSConnection("localhost", chain.port, context=context, timeout=30)
+        impatient.request("POST", "/v1/chat/completions", json.dumps(QUESTION), AUTHORIZED)
+        time.sleep(0.5)
+        # The queue is full of the one that leaves now.
+        assert chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED).status == 503
+        impatient.close()
+        time.sleep(0.5)
+        assert under_way.is_alive(), "the place was freed by the answer, so nothing was shown"
+        assert chain.ask("POST", "/v1/chat/completions", QUESTION, headers=AUTHORIZED).status == 200
+        under_way.join()
     finally:
         chain.end()
 

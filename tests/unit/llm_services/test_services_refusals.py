@@ -27,6 +27,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, ""),
     "ollama with a store of its own": ({"llm_services_model_file": ""}, ""),
     "no model": ({"llm_services_model": ""}, 'llm_services_model is "" and llm_services_model_file is "tiny.gguf". Set llm_services_model'),
+    "a name Ollama cannot have": ({"llm_services_model": 'my "model"'}, "(Ollama knows letters, digits and . _ - : / in it)"),
+    "a name with everything Ollama knows": ({"llm_services_model": "hf.co/some_one/Qwen-3:Q4_K_M"}, ""),
+    "any name for llamacpp": (
+        {"llm_services_model": "my model", "llm_services_engine": "llamacpp", "llm_services_engine_image": "x:1"},
+        "",
+    ),
     "llamacpp without a file": (
         {"llm_services_engine": "llamacpp", "llm_services_engine_image": "x:1", "llm_services_model_file": ""},
         "(llamacpp needs it; ollama without it expects a model store of its own there).",
@@ -49,10 +55,15 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "It has certificate, domains, key, server.",
     ),
     "a certificate for an address": ({"llm_services_tls": {"domains": ["10.0.0.1/8"]}}, "no addresses and no wildcards"),
-    "one port for two pages": (
-        {"llm_services_open_webui": {"enabled": True, "port": 443}},
-        "llm_services_open_webui.port is 443, which the edge has for something else.",
+    "one port for two pages": ({"llm_services_open_webui": {"enabled": True, "port": 443}}, "The edge cannot listen on 443, 11434, 443."),
+    "one port for two APIs": ({"llm_services_edge_port": 11434}, "The edge cannot listen on 11434, 11434. llm_services_edge_port,"),
+    "a port for two APIs of which one is closed": ({"llm_services_edge_port": 11434, "llm_services_ollama_port": 0}, ""),
+    "the authority's port": (
+        {"llm_services_edge_port": 80, "llm_services_tls": {"domains": ["llm.test"]}},
+        "The edge cannot listen on 80, 11434, 80.",
     ),
+    "a port the edge has for itself": ({"llm_services_edge_port": 8082}, "none is 8081 or 8082, which the edge has for itself."),
+    "no port": ({"llm_services_edge_port": 0}, "each needs a port of its own, from 1 to 65535"),
     "the chat service": ({"llm_services_chat": CHAT}, ""),
     "a chat service without a password": (
         {"llm_services_chat": {"enabled": True, "image": "x:1"}},

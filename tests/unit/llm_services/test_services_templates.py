@@ -130,6 +130,14 @@ def test_settings_reach_the_chat_service_and_its_secrets_do_not_show() -> None:
     assert "a-password-of-the-tests" not in text
 
 
+@pytest.mark.parametrize(("engines", "threads"), [(2, 128), (8, 168), (1000, 960)])
+def test_the_chat_service_has_a_thread_for_every_answer_the_engines_take(engines: int, threads: int) -> None:
+    chat = stack(llm_services_chat=CHAT, llm_services_engine_replicas=engines)["services"]["chat"]
+    assert chat["environment"]["THREADS"] == str(threads)
+    # Each open answer has a second one that reads from its engine.
+    assert chat["deploy"]["resources"]["limits"]["pids"] >= 2 * threads + 128
+
+
 def test_the_image_s_tag_follows_from_all_its_sources() -> None:
     named = (ROLE / "vars" / "main.yml").read_text()
     directories = {
@@ -145,6 +153,17 @@ def test_sqlite_has_one_writer_and_a_local_directory() -> None:
     analytics = stack(llm_services_chat=CHAT)["services"]["analytics"]
     assert analytics["deploy"]["replicas"] == 1
     assert analytics["volumes"][0] == {"type": "bind", "source": "/var/lib/llm-stack/chat/analytics", "target": "/data"}
+
+
+def test_what_keeps_data_on_the_manager_s_disk_runs_there_and_nothing_else_is_bound_to_it() -> None:
+    def placed(**chat: Any) -> dict[str, list[str]]:
+        services = stack(llm_services_chat={**CHAT, **chat}, llm_services_open_webui={"enabled": True})["services"]
+        return {name: one["deploy"].get("placement", {}).get("constraints") for name, one in services.items()}
+
+    here, anywhere = ["node.id == this-manager"], ["node.role == manager"]
+    wanted = {"edge": anywhere, "balancer": anywhere, "engine": None, "chat": anywhere, "chroma": here, "open-webui": here}
+    assert placed() == {**wanted, "analytics": here}
+    assert placed(database_url="postgresql://db/llm") == {**wanted, "analytics": anywhere}
 
 
 def test_an_engine_takes_one_gpu_and_reads_its_model_only() -> None:

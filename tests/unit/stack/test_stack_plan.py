@@ -197,6 +197,7 @@ def test_recorded_specifications_are_what_the_role_s_stack_becomes() -> None:
         llm_services_edge_image=images["llm_edge"],
         llm_services_balancer_image=images["llm_balancer"],
         llm_services_engine_replicas=1,
+        llm_stack_monitoring=False,
         llm_services_models_path="/var/lib/llm-stack/models",
         llm_services_context_length=512,
         llm_services_parallel=2,

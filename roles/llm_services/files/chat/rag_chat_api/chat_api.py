@@ -13,13 +13,15 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from . import sse
-from .context import invalid, key_name, plain, refused, services
+from .context import client, invalid, key_name, plain, refused, services
 from .embed import EmbeddingError
+from .engines import CLIENT_LEFT
 from .events import Chunk, Continued, Done, Event, Failed, Json, Lost
 from .models import ChatAnswer, ChatRequest, ErrorAnswer
 from .openai_api import Sending
 from .store import Away, Conflict, Missing, Source
 from .usage import Record
+from .wire import left
 
 ERRORS: Any = {404: ErrorAnswer, 409: ErrorAnswer, 422: ErrorAnswer, 502: ErrorAnswer, 503: ErrorAnswer}
 PASSAGES = 5
@@ -90,6 +92,10 @@ def _joined(sending: Sending, made: Question, record: Record) -> Response:
         elif isinstance(happened, Failed):
             sending.end()
             return refused(happened)
+        if left(client()):
+            # Its usage says so already.
+            sending.end()
+            return refused(CLIENT_LEFT)
     sending.end()
     sources = [plain(source) for source in made.sources]
     return jsonify(answer=text, model=record.model, sources=sources, tokens=record.tokens, continued=record.continued)

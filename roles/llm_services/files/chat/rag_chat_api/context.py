@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,11 @@ def services() -> Services:
 def key_name() -> str:
     """Name of the API key, as the edge found it; it overwrites what a client sends."""
     return request.headers.get("X-LLM-Key", "")[:100] or "-"
+
+
+def client() -> socket.socket | None:
+    """The connection of the request's client, where the server tells it, as gunicorn does."""
+    return cast("socket.socket | None", request.environ.get("gunicorn.socket"))
 
 
 def refused(failed: Failed) -> Response:

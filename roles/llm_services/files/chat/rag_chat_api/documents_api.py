@@ -28,7 +28,7 @@ from .models import (
     SearchAnswer,
     SearchQuery,
 )
-from .parse import Unreadable, kind_of, text_of
+from .parse import Busy, Unreadable, kind_of, text_of
 from .split import passages
 from .store import PASSAGES, Away, Conflict, Missing, new_document
 
@@ -105,6 +105,8 @@ def upload(form: DocumentForm) -> Response:
             raise Unreadable(f"{name!r} makes {len(texts)} passages, more than the {PASSAGES} that are taken. Split it.")
     except Unreadable as error:
         return invalid(422, str(error), "unreadable")
+    except Busy as error:
+        return refused(Failed(503, str(error), code="overloaded", retry_after=5))
 
     def act() -> Response:
         services().store.create(form.collection)

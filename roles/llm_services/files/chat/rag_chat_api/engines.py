@@ -9,10 +9,8 @@ engine goes on. A reader thread does the waiting, so the stream to the client ca
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
-import socket
 import threading
 import time
 from typing import Iterator
@@ -22,7 +20,8 @@ import httpx
 from .events import Continued, Done, Event, Failed, Json, Lost, Quiet
 from .partial import Partial, can_continue
 from .settings import Settings
-from .sse import payloads
+from .sse import lines, payloads
+from .wire import Line, listening, transport
 
 CHAT = "/v1/chat/completions"
 # Engines that one answer may lose. A request that makes engines crash must not go through the whole fleet.
@@ -30,6 +29,8 @@ TRIES = 6
 # Tries while the balancer is away or has no engine; the time allowed ends them earlier.
 ATTEMPTS = 64
 _AWAY = (502, 503, 504)
+# 499 is nginx's number for a client that left; nobody reads the words.
+CLIENT_LEFT = Failed(499, "The client left.", code="client_left")
 
 
 class Cut(Exception):
@@ -68,9 +69,11 @@ class Engines:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limits = httpx.Limits(max_connections=512, max_keepalive_connections=32)
+        # One for each open answer: none waits for a connection.
+        limits = httpx.Limits(max_connections=settings.threads, max_keepalive_connections=32)
         first = settings.first_token_s
-        self.client = httpx.Client(base_url=settings.llm_url, limits=limits, timeout=httpx.Timeout(first, connect=3.0), trust_env=False)
+        timeout = httpx.Timeout(first, connect=3.0)
+        self.client = httpx.Client(base_url=settings.llm_url, transport=transport(limits), timeout=timeout, trust_env=False)
 
     # --- streams -----------------------------------------------------------------------------------------------------------
     def stream(self, body: Json) -> Iterator[Event]:
@@ -99,12 +102,16 @@ class Engines:
             attempt.stop()
 
     # --- whole answers -----------------------------------------------------------------------------------------------------
-    def whole(self, body: Json) -> tuple[Json, str] | Failed:
-        """Answer a request at once: the engine's own object and its name. Nothing was shown, so a lost answer is asked for again."""
+    def whole(self, body: Json, line: Line) -> tuple[Json, str] | Failed:
+        """Answer a request at once: the engine's own object and its name. Nothing was shown, so a lost answer is asked for again.
+
+        :param line: what hangs up when the client leaves.
+        """
         deadline = time.monotonic() + self.settings.patience_s
         for attempt in range(TRIES):
             try:
-                got = self.client.post(CHAT, json={**body, "stream": False}, timeout=httpx.Timeout(600.0, connect=3.0))
+                with listening(line):
+                    got = self.client.post(CHAT, json={**body, "stream": False}, timeout=httpx.Timeout(600.0, connect=3.0))
             except (httpx.TransportError, httpx.StreamError):
                 failed = Failed(503, "The engine was lost before it answered, and no other took over. Try again.", retry_after=5)
             else:
@@ -114,10 +121,10 @@ class Engines:
                 if attempt == 0 or answer.status not in _AWAY:
                     return answer
                 failed = answer
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or line.dead:
                 break
             time.sleep(min(2.0, 0.1 * 2**attempt))
-        return failed
+        return CLIENT_LEFT if line.dead else failed
 
     @staticmethod
     def _object(got: httpx.Response) -> tuple[Json, str] | Failed:
@@ -145,33 +152,24 @@ class _Attempt:
         self.body = {**body, "stream": True}
         self.partial = Partial()
         self.stopped = threading.Event()
-        self.response: httpx.Response | None = None
+        self.line = Line()
         self.heard, self.speaks = time.monotonic(), False
 
     def stop(self) -> None:
         """The client is gone or satisfied: wake the reader and free the engine."""
         self.stopped.set()
-        self._hang_up()
+        self.line.hang_up(for_good=True)
 
     def watch(self) -> None:
         """Leave an engine that fell silent after its first token; before it, an engine may take its time."""
         if self.speaks and time.monotonic() - self.heard > self.settings.silence_s:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        response = self.response
-        if response is None or response.is_closed:
-            return
-        stream = response.extensions.get("network_stream")
-        held = stream.get_extra_info("socket") if stream is not None else None
-        if isinstance(held, socket.socket):
-            with contextlib.suppress(OSError):
-                held.shutdown(socket.SHUT_RDWR)
+            self.line.hang_up(for_good=False)
 
     def run(self) -> None:
         """Ask until the answer is whole, cannot be had, or nobody wants it."""
         try:
-            self._put(self._answer())
+            with listening(self.line):
+                self._put(self._answer())
         except Exception as error:  # The client must hear of an end, whatever it was.
             self._put(Failed(500, f"The answer broke off: {type(error).__name__}."))
             raise
@@ -245,22 +243,24 @@ class _Attempt:
         engine: str = ""
         self.speaks = False
         request = self.engines.client.build_request("POST", CHAT, json=self.partial.request(self.body))
+        response: httpx.Response | None = None
         try:
-            self.response = self.engines.client.send(request, stream=True)
-            engine = self.response.headers.get("X-LLM-Engine", "")
-            if self.response.status_code != 200:
-                raise Refusal(refusal(self.response.status_code, self.response.read(), self.response.headers.get("Retry-After", "")))
-            self._read(self.response, lost, engine)
+            response = self.engines.client.send(request, stream=True)
+            engine = response.headers.get("X-LLM-Engine", "")
+            if response.status_code != 200:
+                raise Refusal(refusal(response.status_code, response.read(), response.headers.get("Retry-After", "")))
+            self._read(response, lost, engine)
         except (httpx.TransportError, httpx.StreamError, OSError) as error:
             raise Cut(engine, str(error), reached=not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))) from error
         finally:
-            if self.response is not None:
-                self.response.close()
+            self.line.hold(None)
+            if response is not None:
+                response.close()
         return str(engine)
 
     def _read(self, response: httpx.Response, lost: str, engine: str) -> None:
         announce = lost
-        for raw in payloads(response.iter_lines()):
+        for raw in payloads(lines(response.iter_bytes())):
             if raw.strip() == "[DONE]":
                 self.partial.finished = True
                 return

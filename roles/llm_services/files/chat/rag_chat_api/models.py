@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from flask import request
 from flask_openapi3.models.file import FileStorage
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from werkzeug.datastructures import FileStorage as Uploaded
 
 from .store import NAME
@@ -55,6 +56,15 @@ class Completion(BaseModel):
     messages: list[dict[str, Any]] = Field(min_length=1)
     model: str | None = Field(default=None, max_length=200)
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_sent_on(self) -> Completion:
+        try:
+            json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, allow_nan=False).encode()
+        except ValueError as error:
+            raise ValueError("it holds a number that is none, or half of a character, and no engine could read it") from error
+        return self
 
 
 class ErrorBody(BaseModel):

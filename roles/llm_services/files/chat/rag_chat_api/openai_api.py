@@ -12,10 +12,11 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from . import sse
-from .context import key_name, refused, services
+from .context import client, key_name, refused, services
 from .events import Chunk, Continued, Done, Event, Failed, Json, Lost
 from .models import Completion, CompletionAnswer, ErrorAnswer
 from .usage import Record
+from .wire import Line, waited_for
 
 ERRORS: Any = {400: ErrorAnswer, 404: ErrorAnswer, 422: ErrorAnswer, 502: ErrorAnswer, 503: ErrorAnswer}
 api = APIBlueprint("openai", __name__, abp_tags=[Tag(name="OpenAI")])
@@ -38,7 +39,9 @@ def last_question(messages: list[Json]) -> str:
 
 def whole(request: Json, record: Record) -> Response:
     """The answer in one piece."""
-    answer = services().engines.whole(request)
+    line = Line()
+    with waited_for(line, client()):
+        answer = services().engines.whole(request, line)
     if isinstance(answer, Failed):
         services().usage.end(record, answer.status, answer.code or answer.kind)
         return refused(answer)

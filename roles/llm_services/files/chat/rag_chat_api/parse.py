@@ -14,6 +14,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,10 @@ KINDS = {"txt": "txt", "text": "txt", "md": "md", "markdown": "md", "html": "htm
 CPU_S = 20
 WALL_S = 40
 MEMORY = 1024 * 1024 * 1024
+# Files read at a time: what they may take together fits the service's own limit, or the kernel would end it, with every answer it has.
+AT_ONCE = 2
+TURN_S = 60
+_TURNS = threading.BoundedSemaphore(AT_ONCE)
 TEXT_CHARACTERS = 4_000_000
 PDF_PAGES = 2_000
 # A .docx file is an archive: what it unpacks to, and how many parts it may have.
@@ -31,6 +36,10 @@ DOCX_PARTS = 5_000
 
 class Unreadable(Exception):
     """A document cannot be taken in. The sentence says why, and what to do."""
+
+
+class Busy(Exception):
+    """Other documents are being read, and none came to its end in time."""
 
 
 def kind_of(name: str) -> str:
@@ -48,6 +57,7 @@ def text_of(name: str, content: bytes) -> str:
     """Return a document's text.
 
     :raises Unreadable: when the file is broken, of another kind than its name says, or takes too much to read.
+    :raises Busy: when others are being read.
     """
     kind = kind_of(name)
     try:
@@ -63,7 +73,16 @@ def text_of(name: str, content: bytes) -> str:
 
 
 def _apart(kind: str, content: bytes) -> str:
-    """Read a file in a process of its own."""
+    """Read a file in a process of its own, when it is its turn."""
+    if not _TURNS.acquire(timeout=TURN_S):
+        raise Busy("Other documents are being read. Try again in a few seconds.")
+    try:
+        return _read(kind, content)
+    finally:
+        _TURNS.release()
+
+
+def _read(kind: str, content: bytes) -> str:
     command = [sys.executable, "-I", "-c", _START.format(home=str(Path(__file__).resolve().parent.parent)), kind]
     try:
         ended = subprocess.run(command, input=content, capture_output=True, timeout=WALL_S, check=False, env={"PATH": os.defpath})

@@ -49,7 +49,11 @@ class Partial:
         """The request for the rest: the partial text becomes the assistant's turn, its tokens count against the limit."""
         if not self.text:
             return body
-        asked = {**body, "messages": [*body["messages"], {"role": "assistant", "content": self.text}]}
+        turns, begun = list(body["messages"]), self.text
+        # An answer that the client began itself is one turn with what has come since: engines refuse two.
+        if turns[-1].get("role") == "assistant" and isinstance(turns[-1].get("content"), str):
+            begun = turns.pop()["content"] + begun
+        asked = {**body, "messages": [*turns, {"role": "assistant", "content": begun}]}
         for name in ("max_tokens", "max_completion_tokens"):
             if isinstance(body.get(name), int):
                 asked[name] = max(1, body[name] - self.tokens)

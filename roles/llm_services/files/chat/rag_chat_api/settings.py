@@ -28,6 +28,7 @@ class Settings:
     :param widget_domains: sites that may embed the widget; none turns it off.
     :param widget_daily: answers the widget gives a day (UTC) in this replica.
     :param log_prompts: whether the analytics get the text of questions.
+    :param threads: how many requests gunicorn works on at a time.
     """
 
     llm_url: str = "http://balancer:8080"
@@ -47,6 +48,7 @@ class Settings:
     log_prompts: bool = False
     upload_bytes: int = 20 * MIB
     status_port: int = 9004
+    threads: int = 128
 
 
 def _flag(text: str) -> bool:
@@ -83,4 +85,5 @@ def from_environment(env: Mapping[str, str] | None = None) -> Settings:
         log_prompts=_flag(env.get("LOG_PROMPTS", "")),
         upload_bytes=int(env.get("UPLOAD_BYTES", usual.upload_bytes)),
         status_port=int(env.get("STATUS_PORT", usual.status_port)),
+        threads=int(env.get("THREADS", usual.threads)),
     )

@@ -27,6 +27,19 @@ def comment(text: str) -> str:
     return f": {' '.join(text.split())}\n\n"
 
 
+def lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The whole lines in pieces of a stream; the rest that no line end follows is left out.
+
+    Only line feeds end a line, a carriage return before one goes with it. ``str.splitlines`` knows more ends, U+2028 and U+0085 among
+    them, which stand as they are in the JSON of engines.
+    """
+    held = b""
+    for piece in pieces:
+        *whole, held = (held + piece).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
+
+
 def payloads(lines: Iterable[str]) -> Iterator[str]:
     """The data of each event in a stream of lines; llama.cpp names its errors ``error:`` instead of ``data:``.
 

@@ -29,6 +29,8 @@ NAME = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 PREFIX = "llm-"
 PASSAGES = 5_000
 BATCH = 200
+# Its client would wait for ever: for a machine that is gone without a word, and for a disk that hangs.
+PATIENCE = httpx.Timeout(30.0, connect=3.0)
 T = TypeVar("T")
 
 
@@ -102,8 +104,11 @@ class Store:
     def _connected(self) -> ClientAPI:
         with self.lock:
             if self.client is None:
+                if not self.alive():
+                    raise Away("The document store cannot be reached (it does not answer). Try again in a few seconds.")
                 settings = ChromaSettings(anonymized_telemetry=False)
                 self.client = chromadb.HttpClient(self.url.hostname or "chroma", self.url.port or 8000, settings=settings)
+                self.client._server._session.timeout = PATIENCE  # type: ignore[attr-defined]
             return self.client
 
     def alive(self) -> bool:

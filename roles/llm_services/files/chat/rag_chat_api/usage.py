@@ -17,9 +17,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .settings import Settings
 
-# Records kept while the analytics are away; the oldest go first. About 5 MB.
+# Records kept while the analytics are away; the oldest go first. About 5 MB, and as much as PROMPT lets it be where questions are kept.
 HELD = 10_000
 BATCH = 500
+# Characters of a question that are kept where that is switched on, and of an engine's error code.
+PROMPT = 10_000
+ERROR = 60
 
 
 @dataclass
@@ -54,6 +57,11 @@ class Record:
             self.tokens = int(usage.get("completion_tokens") or self.tokens)
 
 
+def told(text: str, limit: int) -> str:
+    """A text as it can be sent and kept: half of a surrogate pair is no text, and nothing has any length."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
 class Metrics:
     """What Prometheus is told."""
 
@@ -64,7 +72,9 @@ class Metrics:
         self.tokens = Counter("llm_chat_tokens", "Tokens sent", registry=self.registry)
         self.continued = Counter("llm_chat_continued", "Cut streams that went on on another engine", registry=self.registry)
         self.cut = Counter("llm_chat_cut", "Cut streams that ended in an error", registry=self.registry)
-        self.dropped = Counter("llm_chat_usage_dropped", "Usage records lost while the analytics were away", registry=self.registry)
+        self.dropped = Counter(
+            "llm_chat_usage_dropped", "Usage records lost: the analytics were away too long, or refused them", registry=self.registry
+        )
         self.open = Gauge("llm_chat_open", "Requests being answered", registry=self.registry)
         buckets = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
         self.first = Histogram("llm_chat_first_token_seconds", "Time to the first token", buckets=buckets, registry=self.registry)
@@ -77,13 +87,14 @@ class Usage:
         self.settings, self.metrics = settings, Metrics()
         self.held: collections.deque[dict[str, Any]] = collections.deque()
         self.wake = threading.Event()
+        self.many = BATCH
         if settings.analytics_url:
             threading.Thread(target=self._send_forever, name="usage", daemon=True).start()
 
     def begin(self, key: str, model: str, route: str, prompt: str = "") -> Record:
         """A request came."""
         self.metrics.open.inc()
-        return Record(key, model, route, prompt if self.settings.log_prompts else "")
+        return Record(told(key, 120), told(model, 200), route, told(prompt, PROMPT) if self.settings.log_prompts else "")
 
     def end(self, record: Record, status: int, error: str = "") -> None:
         """A request ended."""
@@ -104,7 +115,7 @@ class Usage:
                     "model": record.model,
                     "route": record.route,
                     "status": status,
-                    "error": error,
+                    "error": told(error, ERROR),
                     "first_token_s": record.first_token,
                     "seconds": seconds,
                     "prompt_tokens": record.prompt_tokens,
@@ -133,14 +144,28 @@ class Usage:
                     time.sleep(pause)
 
     def _send(self, client: httpx.Client) -> bool:
-        """Send the oldest records; they are let go only when they were taken."""
-        rows = [self.held[at] for at in range(min(BATCH, len(self.held)))]
+        """Send the oldest records; they are let go only when they were taken. False when it has to be tried again later."""
+        rows = [self.held[at] for at in range(min(self.many, len(self.held)))]
         try:
-            taken = client.post("/events", json=rows).status_code == 204
+            status = client.post("/events", json=rows).status_code
         except httpx.HTTPError:
             return False
-        if taken:
-            sent = {row["id"] for row in rows}
-            while self.held and self.held[0]["id"] in sent:
-                self.held.popleft()
-        return taken
+        if status in (413, 422):
+            return self._part(rows)
+        if status == 204:
+            self.many = min(BATCH, self.many * 2)
+            self._let_go(rows)
+        return status == 204
+
+    def _part(self, rows: list[dict[str, Any]]) -> bool:
+        """The analytics refuse something in these records: find it by halves, so that it does not keep the others waiting for ever."""
+        if len(rows) == 1:
+            self._let_go(rows)
+            self.metrics.dropped.inc()
+        self.many = max(1, len(rows) // 2)
+        return True
+
+    def _let_go(self, rows: list[dict[str, Any]]) -> None:
+        sent = {row["id"] for row in rows}
+        while self.held and self.held[0]["id"] in sent:
+            self.held.popleft()

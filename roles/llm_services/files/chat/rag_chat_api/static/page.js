@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 const IDEAS = ["Explain how a ZFS mirror repairs itself", "Write a polite reply to a late delivery", "Compare TCP and UDP in a short list"];
 const CHATS = "llm-chats";
 const KEPT = 60;
+// Turns that go with a question; the service takes no more.
+const TOLD = 200;
 let chats = JSON.parse(localStorage.getItem(CHATS) || "[]");
 let now = null;
 let running = null;
@@ -176,7 +178,8 @@ async function send(text) {
     $("title").textContent = now.title;
     $("log").replaceChildren();
   }
-  const history = now.turns.filter((turn) => turn.content).map(({ role, content }) => ({ role, content }));
+  const history = now.turns.filter((turn) => turn.content).map(({ role, content }) => ({ role, content })).slice(-TOLD);
+  while (history[0]?.role === "assistant") history.shift();
   const asked = { role: "user", content: text };
   now.turns.push(asked);
   $("log").append(new Turn(asked).element);
@@ -308,12 +311,21 @@ async function listDocuments() {
     $("documents").replaceChildren(...documents.map((one) => node("li", {},
       node("span", { className: "name", title: one.name }, one.name), node("small", {}, passages(one.passages)),
       node("button", { type: "button", className: "quiet", "aria-label": `Delete ${one.name}`, onclick: () => removeDocument(name, one) }, "Delete"))));
-  } catch { $("documents").replaceChildren(); }
+  } catch (error) {
+    $("documents").replaceChildren();
+    // A collection that is not there yet has no documents, and that is no error.
+    if (error.status !== 404) $("documents-said").textContent = error.message;
+  }
 }
 
 async function removeDocument(collection, one) {
-  await api(`/api/documents/${one.id}?collection=${encodeURIComponent(collection)}`, { method: "DELETE" });
-  $("documents-said").textContent = `${one.name} is deleted.`;
+  try {
+    await api(`/api/documents/${one.id}?collection=${encodeURIComponent(collection)}`, { method: "DELETE" });
+    $("documents-said").textContent = `${one.name} is deleted.`;
+  } catch (error) {
+    $("documents-said").textContent = error.message;
+    return;
+  }
   await listDocuments();
 }
 

@@ -1,0 +1,60 @@
+# Copyright: the selfhosted.llm_stack contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""More questions than there are threads: what is too much is refused at once, and the service is still seen to be well."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import Any
+
+import httpx
+import pytest
+from places import NUMBERED, Api, Processes
+from ports import free_port
+from rag_chat_api.capacity import limit_of
+
+THREADS = 4
+SLOW = {"messages": [{"role": "user", "content": "Count."}], "stream": True, "standin": {"tokens": 100_000, "token_s": 0.05}}
+QUICK = {**SLOW, "stream": False, "standin": {"tokens": 3}}
+
+
+@pytest.fixture(scope="module")
+def small(processes: Processes) -> Api:
+    """A chat service with few threads, before an engine that takes any number of questions."""
+    port = free_port()
+    processes.start(f"engine-{port}", [sys.executable, str(NUMBERED), str(port)], port)
+    return Api(processes, f"http://127.0.0.1:{port}", THREADS=THREADS)
+
+
+def ask(api: Api, body: dict[str, Any]) -> httpx.Response:
+    """Ask on a connection of its own, and do not wait long."""
+    return httpx.post(f"{api.url}/v1/chat/completions", json=body, timeout=10, trust_env=False)
+
+
+@pytest.mark.parametrize(("threads", "limit"), [(1, 1), (2, 1), (4, 3), (128, 112), (960, 944)])
+def test_some_threads_stay_free(threads: int, limit: int) -> None:
+    assert limit_of(threads) == limit
+
+
+def test_what_is_too_much_is_refused_at_once_and_the_service_stays_well(small: Api) -> None:
+    with contextlib.ExitStack() as held:
+        for _number in range(limit_of(THREADS)):
+            got = held.enter_context(httpx.stream("POST", f"{small.url}/v1/chat/completions", json=SLOW, timeout=30, trust_env=False))
+            assert got.status_code == 200
+        begun = time.monotonic()
+        for _number in range(3):
+            refused = ask(small, QUICK)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+            assert refused.json()["error"]["code"] == "overloaded"
+        # What the swarm asks every 15 s, for 5 s at most; the third failure ends the service and every answer it has.
+        for path in (f"http://127.0.0.1:{small.status}/api/status", f"{small.url}/static/page.css"):
+            assert httpx.get(path, timeout=5, trust_env=False).status_code == 200
+        assert time.monotonic() - begun < 5
+    for _attempt in range(100):
+        if ask(small, QUICK).status_code == 200:
+            return
+        time.sleep(0.1)
+    pytest.fail("the places of those who left were not given to others")
