@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._inventory.plan import (
     FLEET,
+    SPARE,
     Broken,
     Findings,
     Role,
@@ -26,6 +27,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._inventory.pl
     check_required,
     owner,
 )
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._recover.act import with_spare
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
 from ansible_collections.selfhosted.llm_stack.plugins.modules.selectel_preemptible import argument_spec as fleet_options
 
@@ -52,16 +54,21 @@ def judge(name: str, option: Mapping[str, Any], value: Any) -> str:
     return "is wrong: " + "; ".join(result.error_messages) if result.error_messages else ""
 
 
-def judge_fleet(value: Mapping[str, Any]) -> str:
-    """Return what the module that keeps fleets would refuse, or an empty string; no secret is quoted."""
+def judge_fleet(value: Mapping[str, Any], spare: Any = 0) -> str:
+    """Return what the module that keeps fleets would refuse, or an empty string; no secret is quoted.
+
+    :param spare: how many servers beyond those declared recovery keeps; they may be named as the others may.
+    """
     # What the playbooks say themselves is not said again in the inventory.
     spec = {name: option for name, option in fleet_options().items() if name not in ("state", "confirm")}
     result = ArgumentSpecValidator(spec).validate(dict(value))
-    if result.error_messages:
+    counted = ArgumentSpecValidator({SPARE: {"type": "int"}}).validate({SPARE: spare or 0})
+    wrong = [*result.error_messages, *counted.error_messages]
+    if wrong:
         secrets: set[str] = getattr(result, "_no_log_values", set())
-        return "; ".join(str(remove_values(text, secrets)) for text in result.error_messages)
+        return "; ".join(str(remove_values(text, secrets)) for text in wrong)
     try:
-        fleet_spec({**result.validated_parameters, "state": "present"})
+        fleet_spec(with_spare({**result.validated_parameters, "state": "present"}, counted.validated_parameters[SPARE]))
     except BadInput as error:
         return str(error)
     return ""
@@ -118,7 +125,8 @@ class ActionModule(ActionBase):
         problems = check_groups(groups, required=arguments["groups"], inhabited=arguments["inhabited_groups"])
         problems += _required(arguments["roles"], known, groups, hostvars)
         here = hostvars[variables["inventory_hostname"]]
-        problems += check_fleet(_render(here, FLEET) if FLEET in here else None, judge_fleet)
+        spare = _render(here, SPARE) if SPARE in here else 0
+        problems += check_fleet(_render(here, FLEET) if FLEET in here else None, lambda fleet: judge_fleet(fleet, spare))
         hosts = [host for host in hostvars if host in groups.get("all", [])]
         found = _check_hosts(hosts, hostvars, known)
         problems += found.problems

@@ -29,6 +29,13 @@ options:
     type: list
     elements: str
     default: []
+  since:
+    description:
+      - RV(nodes[].version) by node, as it was while the machines of O(ready) were away. A node that still has this version has not been
+        heard of since, though a manager says V(ready) of one that was lost a moment ago, for three heartbeats of its dispatcher, 15 seconds
+        by default.
+    type: dict
+    default: {}
   prove:
     description: Put questions through the edge.
     type: dict
@@ -92,6 +99,9 @@ nodes:
     ready:
       description: Whether it is ready.
       type: bool
+    version:
+      description: How often the swarm has changed, as of the last change of this node; its registration is one.
+      type: int
     availability:
       description: V(active), V(pause) or V(drain).
       type: str
@@ -156,6 +166,7 @@ def argument_spec() -> dict[str, Any]:
     text = {"type": "str", "required": True}
     return {
         "ready": {"type": "list", "elements": "str", "default": []},
+        "since": {"type": "dict", "default": {}},
         "prove": {
             "type": "dict",
             "options": {
@@ -169,19 +180,19 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-def not_ready(found: Mapping[str, Any], wanted: list[str]) -> list[str]:
-    """Return which of these servers or host names are no ready nodes."""
-    ready = [node for node in found["nodes"] if node["ready"]]
+def not_ready(found: Mapping[str, Any], wanted: list[str], since: Mapping[str, Any]) -> list[str]:
+    """Return which of these servers or host names are no ready nodes, or have not been heard of since they had a version."""
+    ready = [node for node in found["nodes"] if node["ready"] and node["version"] > int(since.get(node["id"], -1))]
     known = {node["server"] for node in ready} | {node["hostname"] for node in ready}
     return [name for name in wanted if name not in known]
 
 
-def wait_ready(api: Swarm, wanted: list[str], timeout: float) -> dict[str, Any]:
+def wait_ready(api: Swarm, wanted: list[str], since: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """Look until all of these are ready, or the time is over."""
     end = time.monotonic() + timeout
     while True:
         found = look(api)
-        found["not_ready"] = not_ready(found, wanted)
+        found["not_ready"] = not_ready(found, wanted, since)
         if not found["not_ready"] or time.monotonic() >= end:
             return found
         time.sleep(1.0)
@@ -206,7 +217,7 @@ def main() -> None:
     params = module.params
     try:
         api = connect()
-        found = wait_ready(api, params["ready"], params["timeout"])
+        found = wait_ready(api, params["ready"], params["since"], params["timeout"])
         if params["prove"]:
             found.update(proven(api, params["prove"], params["timeout"]))
     except StackError as error:

@@ -112,12 +112,17 @@ FIGURES: list[Callable[[], Figure]] = [
 
 
 def chosen(names: list[str]) -> list[Callable[[], Figure]]:
-    """The figures of these names, or all."""
-    known = {take.__name__: take for take in FIGURES}
-    unknown = sorted(set(names) - set(known))
+    """The figures of these names, or all. A name stands for a family too: ``alert_detection_s`` for that of every alert."""
+    known = [take.__name__ for take in FIGURES]
+    unknown = [name for name in names if not any(of_family(one, name) for one in known)]
     if unknown:
         sys.exit(f"bench: there is no figure {', '.join(unknown)} (there are: {', '.join(known)})")
-    return [known[name] for name in names] or FIGURES
+    return [take for take in FIGURES if not names or any(of_family(take.__name__, name) for name in names)]
+
+
+def of_family(figure: str, name: str) -> bool:
+    """Whether a figure is the one of a name, or belongs to the family of that name."""
+    return figure == name or figure.startswith(f"{name}_")
 
 
 if __name__ == "__main__":

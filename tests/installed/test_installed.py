@@ -241,7 +241,7 @@ def test_every_module_is_in_the_action_group() -> None:
 def test_every_example_of_the_inventory_names_an_option_of_a_role() -> None:
     """The commented lines too: they are what a reader will uncomment."""
     recovery = "".join((ROOT / "playbooks" / path).read_text(encoding="utf-8") for path in ("tasks/recover_look.yml", "vars/recover.yml"))
-    switches = re.findall(r"when: (llm_stack_\w+) \|", (ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8"))
+    switches = re.findall(r"(?:when:|-) (llm_stack_\w+) \|", (ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8"))
     options = {"gpu_fleet", *switches, *re.findall(r"gpu_workers_\w+", recovery)}
     for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
         for entry in yaml.safe_load(path.read_text())["argument_specs"].values():

@@ -14,6 +14,7 @@ _ALL_BUT_EQUAL = 0.92
 
 # The variable that declares servers to be made; it belongs to a playbook and to no role.
 FLEET = "gpu_fleet"
+SPARE = "gpu_workers_spare"
 _FLEET_HELP = "`ansible-doc selfhosted.llm_stack.selectel_preemptible` describes its options"
 
 _KINDS: Mapping[str, tuple[type, ...]] = {

@@ -193,9 +193,11 @@ def sdk(socket: str = SOCKET) -> tuple[Any, tuple[type[Exception], ...]]:
     try:
         import docker
         import requests
+        import urllib3
     except ImportError as error:
         raise EngineError(f"The Docker SDK for Python is missing on this host ({error}). Install python3-docker.") from error
-    errors = (docker.errors.DockerException, requests.exceptions.RequestException)
+    # A stream that breaks is told of by what lies beneath the other two.
+    errors = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
     try:
         # Joining waits up to 20 s by itself before the engine answers.
         return docker.APIClient(base_url=socket, version="auto", timeout=120), errors

@@ -28,7 +28,8 @@ def offer(lab: Lab, machine: str, *packages: str) -> None:
     folder = _fetched(lab, packages)
     unpack = (
         f"mkdir -p {PLACE} && tar -x -C {PLACE} && rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/* && "
-        f"echo 'deb [trusted=yes] file:{PLACE} ./' > /etc/apt/sources.list"
+        # The lists were just emptied, which the role would take for just fetched.
+        f"echo 'deb [trusted=yes] file:{PLACE} ./' > /etc/apt/sources.list && apt-get -q update >&2"
     )
     with subprocess.Popen(["tar", "-c", "-C", str(folder), "."], stdout=subprocess.PIPE) as pack:
         subprocess.run([*lab.ssh_argv(machine), unpack], stdin=pack.stdout, check=True, timeout=600)

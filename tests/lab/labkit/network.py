@@ -63,8 +63,10 @@ def add_namespace(paths: Paths, name: str, address: str) -> str:
     run(["ip", "-n", paths.namespace, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", namespace])
     run(["ip", "-n", paths.namespace, "link", "set", name, "master", "br0", "up"])
     run(["ip", "-n", namespace, "link", "set", "lo", "up"])
+    # A server keeps its port when it is made anew: with another address its neighbours would look for the old one for most of a minute.
+    hardware = ":".join(("02", "00", *(f"{int(part):02x}" for part in address.split("."))))
     run(["ip", "-n", namespace, "address", "add", f"{address}/{PREFIX}", "dev", "eth0"])
-    run(["ip", "-n", namespace, "link", "set", "eth0", "up"])
+    run(["ip", "-n", namespace, "link", "set", "eth0", "address", hardware, "up"])
     run(["ip", "-n", namespace, "route", "add", "default", "via", GATEWAY])
     return f"/run/netns/{namespace}"
 

@@ -223,7 +223,7 @@ def test_variables_and_alerts_are_there(page: Path) -> None:
 
 def test_the_archives_shown_are_those_the_services_write() -> None:
     (text,) = blocks(MANUAL / "backup-and-restore.md", "yaml")
-    (job,) = yaml.safe_load(text)["swarm_managers"]["vars"]["storage_backup_archives"]
+    (job,) = yaml.safe_load(text)["swarm_managers"]["hosts"]["manager1"]["storage_backup_archives"]
     for database in job["databases"]:
         assert any(database.startswith(f"{path}/") for path in job["paths"]), f"{database} is below none of the paths"
     settings = (ROOT / "roles" / "llm_services" / "files" / "chat" / "analytics" / "settings.py").read_text(encoding="utf-8")

@@ -118,9 +118,13 @@ class Worker:
         return self.folder / "models"
 
     def sync(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
+        """Write the configuration and run the program once."""
+        (self.folder / "config.json").write_text(json.dumps(self.config))
+        return self.run(*arguments)
+
+    def run(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
         """Run the program once."""
         path = self.folder / "config.json"
-        path.write_text(json.dumps(self.config))
         command = [sys.executable, str(PROGRAM), "--config", str(path), *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={"LLM_MODEL_SYNC_PAUSE": "0"})
         assert TOKEN not in ended.stdout + ended.stderr
@@ -331,7 +335,7 @@ def test_two_at_once_do_not_disturb_each_other(https_worker: Worker) -> None:
     results: list[tuple[int, dict[str, Any], str]] = []
     path = https_worker.folder / "config.json"
     path.write_text(json.dumps(https_worker.config))
-    threads = [threading.Thread(target=lambda: results.append(https_worker.sync())) for _number in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(https_worker.run())) for _number in range(3)]
     for thread in threads:
         thread.start()
         time.sleep(0.02)

@@ -150,3 +150,10 @@ def test_every_role_of_the_collection_can_be_read() -> None:
     for role in read_roles():
         assert role.options, role.name
         assert all(name.startswith(role.prefix) for name in role.options), role.name
+
+
+def test_what_is_empty_by_default_may_be_empty() -> None:
+    # Ansible judges defaults as it judges what is given: a part that is required of an empty one would keep the role from ever running.
+    for role in read_roles():
+        wrong = {name: text for name, option in role.options.items() if option.get("default") == {} and (text := judge(name, option, {}))}
+        assert wrong == {}, role.name

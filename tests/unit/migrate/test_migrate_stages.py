@@ -357,9 +357,12 @@ class Chat:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        if self.wrong and self.wrong[0](request):
-            self.wrong.pop(0)
-            return
+        if self.wrong:
+            # It is off the list before it answers: the asker may ask again at once.
+            wrong = self.wrong.pop(0)
+            if wrong(request):
+                return
+            self.wrong.insert(0, wrong)
         if request.headers["Authorization"] != f"Bearer {KEY}":
             self.say(request, 401, {"error": {"message": "no such key"}})
         elif request.command == "GET":

@@ -149,3 +149,36 @@ def test_an_exporters_image_holds_all_it_imports_and_answers(name: str, said: st
         finally:
             server.shutdown()
     monkeypatch.delitem(sys.modules, "exposition")
+
+
+@pytest.mark.parametrize(
+    ("files", "rss", "limit"),
+    [
+        ({"memory.usage_in_bytes": "900", "memory.stat": "rss 1\ntotal_rss 700", "memory.limit_in_bytes": "1000"}, 700.0, 1000.0),
+        ({"memory.usage_in_bytes": "900", "memory.stat": "total_rss 700", "memory.limit_in_bytes": "9223372036854771712"}, 700.0, 0.0),
+        ({"memory.current": "900", "memory.stat": "anon 700\nfile 200", "memory.max": "1000"}, 700.0, 1000.0),
+        ({"memory.current": "900", "memory.stat": "anon 700\nfile 200", "memory.max": "max"}, 700.0, 0.0),
+    ],
+    ids=["v1", "v1 unlimited", "v2", "v2 unlimited"],
+)
+def test_cadvisor_tells_what_a_container_takes_and_may_take(
+    files: dict[str, str], rss: float, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(STANDINS)
+    monkeypatch.delitem(sys.modules, "exposition", raising=False)
+    cadvisor = load(STANDINS / "cadvisor.py")
+    controller = "memory" if "memory.usage_in_bytes" in files else ""
+    notes, place = tmp_path / "containers" / "c1", tmp_path / "cgroup" / controller / "docker" / "c1"
+    notes.mkdir(parents=True)
+    place.mkdir(parents=True)
+    told = {"ID": "c1", "Name": "/hungry", "Config": {"Labels": None}, "State": {"Pid": 42}}
+    (notes / "config.v2.json").write_text(json.dumps(told))
+    for name, text in files.items():
+        (place / name).write_text(text + "\n")
+    for name, path in (("CONTAINERS", "containers"), ("GROUPS", "cgroup"), ("PROC", "proc")):
+        monkeypatch.setattr(cadvisor, name, tmp_path / path)
+    labels = f'{{container_label_{cadvisor.LABEL.replace(".", "_")}="",id="/docker/c1",name="hungry"}}'
+    said = cadvisor.text().splitlines()
+    for name, value in (("memory_working_set_bytes", 900.0), ("memory_rss", rss), ("spec_memory_limit_bytes", limit)):
+        assert f"container_{name}{labels} {value!r}" in said
+    monkeypatch.delitem(sys.modules, "exposition")
