@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -62,6 +63,15 @@ ROLES = {
 Ended = subprocess.CompletedProcess[str]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What there is outside a control node, for another one to begin with."""
+
+    cloud: bytes
+    joined: dict[str, str]
+    swarm: bytes
+
+
 class Control:
     """A control node with all it reaches."""
 
@@ -95,6 +105,18 @@ class Control:
     @property
     def cloud(self) -> StandinCloud:
         return self.swarm.cloud
+
+    def kept(self) -> Kept:
+        """Return the cloud and the swarm as they are."""
+        joined = {one.name: one.read_text() for one in (self.place / "joined").iterdir()}
+        return Kept((self.place / "cloud").read_bytes(), joined, self.swarm.kept())
+
+    def take_over(self, kept: Kept) -> None:
+        """Begin with the cloud and the swarm of another control node."""
+        (self.place / "cloud").write_bytes(kept.cloud)
+        for name, text in kept.joined.items():
+            (self.place / "joined" / name).write_text(text)
+        self.swarm.take_over(kept.swarm)
 
     def change(self, change: Callable[[StandinCloud], Any]) -> None:
         with shared(self.place / "cloud") as cloud:

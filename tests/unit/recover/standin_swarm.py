@@ -42,6 +42,14 @@ class Swarm(Engine):
         found: StandinCloud = pickle.loads((self.place / "cloud").read_bytes())
         return found
 
+    def kept(self) -> bytes:
+        """Return its nodes and configs."""
+        return pickle.dumps((self.specs, self.names, self.configs, self._seen))
+
+    def take_over(self, kept: bytes) -> None:
+        """Begin with the nodes and configs of another one."""
+        self.specs, self.names, self.configs, self._seen = pickle.loads(kept)
+
     def nodes(self) -> list[dict[str, Any]]:
         servers = self.cloud.servers
         for joined in (self.place / "joined").iterdir():
