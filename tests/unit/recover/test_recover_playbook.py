@@ -214,6 +214,7 @@ def test_a_server_near_its_end_is_rotated_after_its_successor_answered(whole: Co
     assert float(whole.swarm.labels["llm-stack.rotated"]) > time.time() - 300
 
 
+@pytest.mark.long
 def test_a_successor_whose_engine_is_silent_costs_nobody_the_predecessor(whole: Control) -> None:
     servers = ids(whole)
     age(whole, "gpu1")
@@ -250,7 +251,7 @@ def test_when_one_zone_bears_all_another_bears_some_of_it(control: Control) -> N
     assert control.cloud.orphans() == []
 
 
-@pytest.mark.parametrize("going", ["shed", "retire"])
+@pytest.mark.parametrize("going", ["shed", pytest.param("retire", marks=pytest.mark.long)])
 def test_a_worker_whose_end_was_cut_short_serves_again_where_it_is_needed(whole: Control, going: str) -> None:
     """It was drained, and its server could not be removed: a run that wants it back finds it by the label of the drain."""
     first = ids(whole)["gpu2"]
@@ -471,6 +472,7 @@ def test_site_that_fails_gives_the_lock_up_and_says_why(whole: Control) -> None:
     assert "llm-stack.lock" not in whole.swarm.labels
 
 
+@pytest.mark.long
 def test_where_the_autoscaler_runs_its_number_of_workers_is_kept(whole: Control) -> None:
     """Demand needs one: recover.yml takes the other away, and does not make it again."""
     whole.declare(llm_stack_autoscaler="true", gpu_workers_min="1")
