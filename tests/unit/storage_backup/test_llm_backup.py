@@ -325,6 +325,42 @@ def test_the_last_copy_that_was_found_good_is_held_until_another_is(place: Place
     assert place.held(PROVEN) == {"backup/data@c"}
 
 
+@pytest.mark.parametrize(("pruned", "held"), [("a", {"backup/data@b"}), ("b", set())])
+def test_what_is_pruned_while_a_drill_looks_does_not_make_the_copy_a_bad_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any, pruned: str, held: set[str]
+) -> None:
+    place.job()
+    place.program.main(["run", "data"])
+    look_into = place.program.look_into
+
+    def looks(*words: Any) -> Any:
+        found = look_into(*words)
+        state = place.read()
+        del state["backup/data"]["snapshots"][pruned]
+        (place.home / "state.json").write_text(json.dumps(state))
+        return found
+
+    monkeypatch.setattr(place.program, "look_into", looks)
+    assert place.program.main(["drill"]) == 0, capsys.readouterr().err
+    assert place.held(PROVEN) == held
+
+
+def test_a_job_that_is_retired_during_a_drill_is_told_of_no_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.job()
+    place.job(name="later")
+    place.program.main(["run", "data"])
+    drill_job = place.program.drill_job
+
+    def tries(*words: Any) -> None:
+        (place.home / "jobs" / "later.json").unlink(missing_ok=True)
+        drill_job(*words)
+
+    monkeypatch.setattr(place.program, "drill_job", tries)
+    assert place.program.main(["drill"]) == 0
+    assert [path.name for path in (place.home / "textfiles").glob("llm-drill-*")] == ["llm-drill-data.prom"]
+    assert not (place.home / "state" / "later.drill.json").exists()
+
+
 def test_a_pulled_copy_is_compared_with_the_source_on_its_host(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     odd = "it's a $name\n"
     place.dataset("llm/data", c=(3000, {odd: b"1", "deep/x": b"2"}))
@@ -835,6 +871,36 @@ def test_a_file_that_cannot_be_read_is_noticed_by_the_drill(archived: Archived, 
         archived.compare()
 
 
+@pytest.mark.parametrize("at_fault", ["os.scandir", "state_of"])
+def test_a_directory_that_cannot_be_looked_at_keeps_nothing_else_out_and_is_noticed(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch, capsys: Any, at_fault: str
+) -> None:
+    """As of a mount that is dead: what cannot be listed, and what is listed and no more."""
+    held, name = (os, "scandir") if at_fault == "os.scandir" else (archived.program, "state_of")
+    before, shut = getattr(held, name), str(archived.source / "analytics")
+
+    def closed(path: Any) -> Any:
+        if str(path).startswith(shut):
+            raise OSError(116, "Stale file handle", str(path))
+        return before(path)
+
+    monkeypatch.setattr(held, name, closed)
+    archived.program.write_manifest(archived.job, 1000)
+    assert "analytics" in (said := capsys.readouterr().err) and "cannot be read, so no archive has it" in said
+    archived.program.note_moved(archived.job, 1000)
+    monkeypatch.undo()
+    monkeypatch.setattr(archived.program, "STATE", archived.source.parent / "state")
+    for top in (archived.source, archived.program.manifest_of(archived.job).parent):
+        shutil.copytree(top, archived.extracted / str(top).lstrip("/"), symlinks=True)
+    shutil.rmtree(archived.copy("analytics"))
+    archived.copy("analytics").mkdir()
+    with pytest.raises(archived.program.Failed, match=r"1 of 4 files in newest are missing or differ .* among them .*analytics"):
+        archived.compare()
+    # It is looked at anew as soon as it can be.
+    archived.make(2000)
+    assert archived.compare() == (4, 0)
+
+
 def test_what_was_not_touched_is_not_read_again(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
     read, digest = [], archived.program.digest
     monkeypatch.setattr(archived.program, "digest", lambda path: (read.append(path.name), digest(path))[1])
@@ -894,6 +960,34 @@ def test_what_is_left_out_is_what_the_real_borg_leaves_out(tmp_path: Path, monke
     said = subprocess.run(listing, cwd=tmp_path, env=borg, check=True, capture_output=True, text=True).stdout.splitlines()
     taken = {line[1:] for line in said if not line.startswith("d")}
     assert taken == {str(path) for path in program.files_of(job)}
+
+
+def test_borg_s_own_cache_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, home = load_program(), tmp_path / "home"
+    monkeypatch.setattr(program, "STATE", tmp_path / "state")
+    monkeypatch.setenv("BORG_BASE_DIR", str(home))
+    monkeypatch.setenv("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes")
+    (home / ".cache" / "other").mkdir(parents=True)
+    (home / ".cache" / "other" / "file").write_text("x")
+    for argv in (["init", "--encryption", "none", "repository"], ["create", "repository::a", str(home)]):
+        subprocess.run(["borg", *argv], cwd=tmp_path, check=True, capture_output=True)
+    said = subprocess.run(["borg", "list", "--short", "repository::a"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    cache = [line for line in said.splitlines() if "/.cache/" in line and not (Path("/") / line).is_dir()]
+    assert [f"/{line}" for line in cache] == [str(path) for path in program.files_of({"name": "a", "paths": [str(home / ".cache")]})]
+    assert (home / ".cache" / "borg" / "CACHEDIR.TAG").exists() or list((home / ".cache" / "borg").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a#b.db", "a?mode=rwc.db", "50%20.db"])
+def test_a_database_of_any_name_is_copied_and_opened(place: Place, name: str) -> None:
+    (place.home / name).write_bytes(database())
+    files = sorted(path.name for path in place.home.iterdir())
+    staging = place.home / "state" / "copies"
+    place.program.copy_databases({"name": "state", "databases": [str(place.home / name)]}, staging)
+    (copy,) = staging.iterdir()
+    with contextlib.closing(sqlite3.connect(copy)) as held:
+        assert held.execute("select count(*) from t").fetchone() == (500,)
+    assert place.program.integrity(place.home / name) == "ok"
+    assert sorted(path.name for path in place.home.iterdir()) == files
 
 
 def test_a_database_that_nobody_named_is_opened_where_it_stood_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
