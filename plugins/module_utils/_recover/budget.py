@@ -72,7 +72,7 @@ def open_ledger(ledger: Ledger | None, *, now: float, rate: float) -> Ledger:
     if ledger.hour == hour:
         return replace(ledger, rate=rate, bill=max(ledger.bill, rate))
     closed = ledger.closed + ledger.bill + ledger.rate * (hour - ledger.hour - 1)
-    return Ledger(day, hour, closed, max(ledger.rate, rate), rate)
+    return Ledger(day, hour, closed, max(ledger.rate, rate), rate, ledger.begun)
 
 
 def booked(ledger: Ledger, price: float) -> Ledger:

@@ -124,7 +124,7 @@ class Action:
     :param placements: where a server may be made, best first.
     :param restore: ``first``, ``never`` or ``only``, as the module of the fleet has it.
     :param person: whether it needs a person.
-    :param dear: whether it is the budget for which it is refused.
+    :param dear: whether it is money for which it is refused: the budget, or the bound on regular servers.
     """
 
     slot: str

@@ -121,13 +121,15 @@ def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
 class _Choice:
     """Where a server may be made, and what that costs at the most; empty with the reason when nowhere.
 
-    :param dear: whether the reason is the budget.
+    :param dear: whether the reason is money: the budget, or the bound on regular servers.
+    :param unpriced: whether it is that a price is missing, which only a person can add.
     """
 
     rungs: tuple[Rung, ...] = ()
     price: float | None = 0.0
     reason: str = ""
     dear: bool = False
+    unpriced: bool = False
 
 
 class _Planner:
@@ -278,14 +280,14 @@ class _Planner:
             else:
                 reason += ", and no other placement can be used, so it is tried there all the same"
         if not restore and not choice.rungs and self._fleet.catalogues:
-            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old, dear=choice.dear)
+            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old, person=choice.unpriced, dear=choice.dear)
         lasting = price if restore else self._lasting_price(work.slot, choice, anew=old is None)
         refusal = self._over_every_day(name, lasting)
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=old, person=True, dear=True)
         choice, refusal = self._paid(name, choice, price, restore=restore)
         if refusal:
-            return Action(name, REFUSE, f"{reason}. {refusal}", server=old, dear=True)
+            return Action(name, REFUSE, f"{reason}. {refusal}", server=old, person=self._unpriced or price is None, dear=True)
         self._standing += lasting or 0.0
         self._reserve(name, choice)
         cost = price if restore else choice.price
@@ -380,15 +382,19 @@ class _Planner:
         regular = [] if cheap_only else [rung for rung in rungs if not rung.placement.preemptible]
         note = ". ".join(problems) or "No placement can be used"
         stands_in = any(place.preemptible for place in slot.placements)
-        if stands_in and regular and self._regulars >= self._policy.regular_max:
+        bound = bool(stands_in and regular and self._regulars >= self._policy.regular_max)
+        if bound:
             note, regular = f"{self._regulars} regular servers stand in already, as many as may", []
         whole = [rung for rung in cheap if not self._open(rung)]
         order = self._spread(slot.name, whole, regular) if cheap_only or whole or regular else self._spread(slot.name, cheap, [])
         within = [rung for rung in order if self._affordable(self._with_disk(rung.price))]
         if order and not within:
-            return _Choice(reason=self._over_budget(self._with_disk(min((rung.price or 0.0 for rung in order), default=0.0))), dear=True)
+            known = [rung.price for rung in order if rung.price is not None]
+            lowest = self._with_disk(min(known)) if known else None
+            return _Choice(reason=self._over_budget(lowest), dear=True, unpriced=self._unpriced or lowest is None)
         prices = [rung.price for rung in within]
-        return _Choice(tuple(within), None if None in prices else max(filter(None, prices), default=0.0), "" if within else note)
+        dearest = None if None in prices else max(filter(None, prices), default=0.0)
+        return _Choice(tuple(within), dearest, "" if within else note, dear=bound and not within)
 
     def _zones(self, slot: str) -> list[str]:
         """Return the zones of the other servers that serve or soon will; that of a regular one, which is not interrupted, is empty."""
@@ -605,7 +611,8 @@ class _Planner:
             choice = replace(choice, rungs=elsewhere, reason=choice.reason or "Elsewhere than where all the others are, there is none")
             self._tried[HEDGE if do == HEDGE else name] = self._now
         if not choice.rungs and self._fleet.catalogues:
-            return Action(name, REFUSE, f"{reason}. {choice.reason or 'No preemptible placement can be used'}", server=server)
+            text = f"{reason}. {choice.reason or 'No preemptible placement can be used'}"
+            return Action(name, REFUSE, text, server=server, person=choice.unpriced)
         refusal = self._book(name, [self._with_disk(choice.price)], beside=server.id)
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=server)

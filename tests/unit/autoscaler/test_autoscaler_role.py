@@ -51,6 +51,9 @@ SITES: dict[str, dict[str, Any]] = {
         },
         "gpu_workers_min": "",
         "gpu_workers_budget": 0,
+        "gpu_workers_breaker_limit": None,
+        "gpu_workers_breaker_window": None,
+        "gpu_workers_breaker_rest": "",
     },
 }
 SITES["listed"]["gpu_fleet"]["allow_data_loss"] = []

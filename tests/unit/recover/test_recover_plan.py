@@ -171,19 +171,32 @@ def test_the_plan_tells_the_change_of_cost() -> None:
     assert table[2].split()[:4] == ["gpu2", "restore", "+30", "RUB"]
 
 
+NO_PRICE = "Its price is not in gpu_fleet.prices, so the budget of the day could not be kept"
+
+
+def test_a_declared_regular_server_beyond_the_bound_is_told_as_a_matter_of_money() -> None:
+    """provision.yml leaves the placements of others as they are declared, so that it would be made and not be in the budget."""
+    places = [{"region": "r1", "zone": "z1", "flavor": "gone"}, {"region": "r1", "zone": "z1", "flavor": "GL10", "preemptible": False}]
+    action = only(decide(seen(), fleet(placements=places), budget=100000.0))
+    assert (action.do, action.dear) == ("refuse", True)
+    assert "0 regular servers stand in already" in action.reason
+
+
 def test_without_prices_costs_are_unknown_and_a_budget_is_not_guessed_at() -> None:
     gone, desired = seen(server(status="SHELVED")), fleet(prices={"currency": "RUB"})
     assert decide(gone, desired).cost[1] is None
     action = only(decide(gone, desired, budget=1000.0))
-    assert (action.do, action.person) == ("refuse", False)
+    # Only a person can add it.
+    assert (action.do, action.person) == ("refuse", True)
     assert "not in gpu_fleet.prices" in action.reason
+    assert only(decide(seen(), desired, budget=1000.0)).reason == f"there is no server. {NO_PRICE}"
 
 
 def test_what_runs_without_a_known_price_is_not_taken_for_free() -> None:
     observed = seen(server("gpu1", flavor="dear"), server("gpu2", "SHELVED"))
     assert done(decide(observed, fleet("gpu1", "gpu2"))) == {"gpu1": "keep", "gpu2": "restore"}
     recovery = decide(observed, fleet("gpu1", "gpu2"), budget=100000.0)
-    assert done(recovery) == {"gpu1": "keep", "gpu2": "refuse"}
+    assert (done(recovery), recovery.person) == ({"gpu1": "keep", "gpu2": "refuse"}, True)
     assert "A server runs whose price is not in gpu_fleet.prices" in recovery.actions[1].reason
 
 
@@ -329,6 +342,15 @@ def test_what_is_being_brought_back_over_midnight_is_booked_for_on_both_days() -
     later = decide(seen(), notes=first.notes, budget=3000.0, busy=frozenset({"gpu1"}), now=NOW + 14.01 * HOUR)
     assert later.notes.ledger
     assert (later.notes.ledger.bill, later.notes.ledger.rate, set(later.notes.ledger.begun)) == (30.0, 30.0, {"gpu1"})
+
+
+def test_what_is_being_brought_back_over_an_hour_is_booked_for_until_it_is_over() -> None:
+    first = decide(seen(), budget=3000.0, now=NOW + 0.99 * HOUR)
+    notes = first.notes
+    for later in (1.01, 1.02, 2.01):
+        notes = decide(seen(), notes=notes, budget=3000.0, busy=frozenset({"gpu1"}), now=NOW + later * HOUR).notes
+        assert notes.ledger
+        assert (notes.ledger.bill, notes.ledger.rate, set(notes.ledger.begun)) == (30.0, 30.0, {"gpu1"})
 
 
 def test_what_is_being_brought_back_may_come_up_regular_so_nobody_else_does() -> None:

@@ -62,6 +62,8 @@ def remember(control: Control, labels: dict[str, str]) -> None:
 
 
 def test_check_mode_shows_the_plan_and_changes_nothing(control: Control) -> None:
+    # An empty value is none.
+    control.declare(**{f"gpu_workers_{name}": None for name in ("budget", "rotate_gap", "breaker_limit", "breaker_window", "breaker_rest")})
     ended = control.recover("--check")
     assert ended.returncode == 0
     assert "gpu1    create  +30 RUB  there is no server" in ended.stdout
@@ -457,6 +459,22 @@ def test_where_the_budget_bears_the_restore_alone_site_makes_nothing_anew(whole:
     assert failed.returncode != 0
     assert "is to be restored and not made anew" in failed.stdout
     assert [path for method, path in whole.cloud.writes() if path == "/servers"] == []
+    assert "llm-stack.lock" not in whole.swarm.labels
+
+
+def test_site_that_cannot_write_down_what_it_will_cost_starts_nothing_and_gives_the_lock_up(whole: Control) -> None:
+    path = whole.place / "playbooks" / "provision.yml"
+    plays = yaml.safe_load(path.read_text())
+    (count,) = [play for play in plays if play["name"] == "Have others count what it costs"]
+    count["tasks"][0]["block"].insert(0, {"name": "Fail", "ansible.builtin.fail": {"msg": "the quorum is away"}})
+    path.write_text(yaml.safe_dump(plays))
+    whole.declare(gpu_workers_budget="100000")
+    whole.change(lambda cloud: [cloud.interrupt(server) for server in cloud.servers])
+    before = len(whole.cloud.writes())
+    failed = whole.play("provision")
+    assert failed.returncode != 0
+    assert "the quorum is away" in failed.stdout[failed.stdout.index("Say why") :]
+    assert len(whole.cloud.writes()) == before
     assert "llm-stack.lock" not in whole.swarm.labels
 
 
