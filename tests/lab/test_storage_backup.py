@@ -25,6 +25,7 @@ from labkit import debs, network
 from labkit.config import GATEWAY, REPO
 from labkit.lab import Lab
 from labkit.play import Outcome, play
+from labkit.pools import make_pool
 from labkit.qmp import Qmp
 from labkit.vm import VirtualMachine
 
@@ -61,7 +62,7 @@ def storage(lab: Lab) -> Iterator[Lab]:
     packages = ("prometheus-node-exporter", "prometheus-node-exporter-collectors", "smartmontools", "sanoid")
     debs.offer(lab, MACHINE, *packages)
     for pool, disk in DISKS.items():
-        lab.ssh(MACHINE, f"zpool create -f -O compression=off -m /{pool} {pool} /dev/disk/by-id/{disk}")
+        make_pool(lab, MACHINE, f"-O compression=off -m /{pool} {pool} /dev/disk/by-id/{disk}")
     lab.ssh(MACHINE, f"printf %s {KEY} > /root/key && zfs create {SOURCE}/data && zfs create {SOURCE}/drill && zfs create {SOURCE}/never")
     lab.ssh(MACHINE, f"zfs create -o encryption=on -o keyformat=passphrase -o keylocation=file:///root/key {SOURCE}/secret")
     lab.ssh(MACHINE, f"zfs create {SOURCE}/large && head -c 40M /dev/urandom > /{SOURCE}/large/blob")

@@ -113,6 +113,7 @@ def converges(lab: Lab) -> None:
     assert (again.status, again.changed) == (0, ())
 
 
+@pytest.mark.long
 def test_a_killed_run_is_finished_by_the_next(storage: Lab) -> None:
     damage(storage)
     killed = play(storage, STORAGE, kill_at="Enable the services, and start those that run")

@@ -19,6 +19,7 @@ from labkit.config import REPO
 from labkit.lab import Lab
 from labkit.load import Writer, missing
 from labkit.play import play
+from labkit.pools import make_pool
 
 STORAGE = REPO / "playbooks" / "storage.yml"
 ADDRESS = "10.77.0.12"
@@ -71,7 +72,7 @@ def blocks(lab: Lab) -> list[str]:
 
 def test_a_power_cut_loses_no_acknowledged_write(machine: Lab) -> None:
     disks = "/dev/disk/by-id/virtio-CACHED"
-    machine.ssh("storage2", f"zpool create -f -O mountpoint=/tank tank {disks}0 log {disks}1")
+    make_pool(machine, "storage2", f"-O mountpoint=/tank tank {disks}0 log {disks}1")
     machine.ssh("storage2", "zfs create tank/safe && zfs create -o sync=disabled tank/unsafe && chmod 0777 /tank/safe /tank/unsafe")
     lines = "".join(f"/tank/{name} 10.77.0.0/24(rw,sync,no_subtree_check)\n" for name in ("safe", "unsafe"))
     # The system disk is no part of this test: what was configured is on it before anything is cut.
