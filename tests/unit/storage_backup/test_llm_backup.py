@@ -901,6 +901,33 @@ def test_a_directory_that_cannot_be_looked_at_keeps_nothing_else_out_and_is_noti
     assert archived.compare() == (4, 0)
 
 
+def test_an_archive_that_lacks_what_cannot_be_read_is_no_copy_and_prunes_none(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    borg_place(place, monkeypatch)
+    path = place.home / "jobs" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "paths": [str(place.home / "manager")]}))
+    assert place.program.main(["run", "state"]) == 0, capsys.readouterr().err
+    last, scandir, borgmatic = place.metrics()["llm_backup_last_success_timestamp_seconds"], os.scandir, place.program.borgmatic
+    words: list[str] = []
+    (place.home / "manager" / "shut").mkdir()
+
+    def closed(folder: Any) -> Any:
+        if str(folder).endswith("manager/shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    monkeypatch.setattr(place.program, "borgmatic", lambda job, *said: (words.append(said[0]), borgmatic(job, *said))[1])
+    place.now += 1800
+    assert place.program.main(["run", "state"]) == 1
+    said = capsys.readouterr().err
+    assert "lacks 1 of its files and directories, which could not be read, among them" in said and "manager/shut. It has all" in said
+    assert words == ["create"]
+    told = place.metrics()
+    assert (told["llm_backup_success"], told["llm_backup_last_success_timestamp_seconds"]) == (0, last)
+
+
 def test_what_was_not_touched_is_not_read_again(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
     read, digest = [], archived.program.digest
     monkeypatch.setattr(archived.program, "digest", lambda path: (read.append(path.name), digest(path))[1])
