@@ -127,9 +127,12 @@ def test_answers_of_the_survey_are_strings_and_decide(controller: Controller) ->
     assert status == 0
     assert all(f"gpu{number}" in output for number in (1, 2, 3))
     assert "gpu4" not in output
-    status, told, _output = controller.run("recover.yml", "--check", gpu_workers_budget="1", llm_fleet_count="1")
-    assert status == 0
-    assert list(told["llm_stack_recover"]["refused"]) == ["gpu1"]
+    status, told, _output = controller.run("recover.yml", "--check", gpu_workers_budget="1000", llm_fleet_count="2")
+    # A budget that can never bear what is declared is for a person to raise.
+    assert status == 2
+    said = told["llm_stack_recover"]
+    assert (list(said["refused"]), said["person"]) == (["gpu2"], True)
+    assert "1000.00 is the budget" in said["refused"]["gpu2"]
     assert controller.swarm.cloud.writes() == []
 
 

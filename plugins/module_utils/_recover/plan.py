@@ -121,11 +121,13 @@ def due(ends: Iterable[float], *, before: float, gap: float) -> list[float]:
 class _Choice:
     """Where a server may be made, and what that costs at the most; empty with the reason when nowhere.
 
+    :param offered: where it could be made, were there money enough.
     :param dear: whether the reason is money: the budget, or the bound on regular servers.
     :param unpriced: whether it is that a price is missing, which only a person can add.
     """
 
     rungs: tuple[Rung, ...] = ()
+    offered: tuple[Rung, ...] = ()
     price: float | None = 0.0
     reason: str = ""
     dear: bool = False
@@ -279,12 +281,12 @@ class _Planner:
                 reason += f", and too many were interrupted at {place_key(old, self._tag)}: it is left alone for a while"
             else:
                 reason += ", and no other placement can be used, so it is tried there all the same"
-        if not restore and not choice.rungs and self._fleet.catalogues:
-            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old, person=choice.unpriced, dear=choice.dear)
         lasting = price if restore else self._lasting_price(work.slot, choice, anew=old is None)
         refusal = self._over_every_day(name, lasting)
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=old, person=True, dear=True)
+        if not restore and not choice.rungs and self._fleet.catalogues:
+            return Action(name, REFUSE, f"{reason}. {choice.reason}", server=old, person=choice.unpriced, dear=choice.dear)
         choice, refusal = self._paid(name, choice, price, restore=restore)
         if refusal:
             return Action(name, REFUSE, f"{reason}. {refusal}", server=old, person=self._unpriced or price is None, dear=True)
@@ -391,10 +393,11 @@ class _Planner:
         if order and not within:
             known = [rung.price for rung in order if rung.price is not None]
             lowest = self._with_disk(min(known)) if known else None
-            return _Choice(reason=self._over_budget(lowest), dear=True, unpriced=self._unpriced or lowest is None)
+            unpriced = self._unpriced or lowest is None
+            return _Choice(offered=tuple(order), reason=self._over_budget(lowest), dear=True, unpriced=unpriced)
         prices = [rung.price for rung in within]
         dearest = None if None in prices else max(filter(None, prices), default=0.0)
-        return _Choice(tuple(within), dearest, "" if within else note, dear=bound and not within)
+        return _Choice(tuple(within), tuple(order), dearest, "" if within else note, dear=bound and not within)
 
     def _zones(self, slot: str) -> list[str]:
         """Return the zones of the other servers that serve or soon will; that of a regular one, which is not interrupted, is empty."""
@@ -444,15 +447,19 @@ class _Planner:
         disk = self._desired.volume_size * self._desired.prices.volume_gb if self._desired.boot == "volume" else 0.0
         return None if price is None else price + disk + (self._desired.prices.address if self._desired.floating_network else 0.0)
 
-    def _lasting_price(self, slot: SlotSpec, choice: _Choice, *, anew: bool) -> float:
-        """Return what a server costs that comes to stay; 0 where only stand-ins can be had, which go when the budget wants it.
+    def _lasting_price(self, slot: SlotSpec, choice: _Choice, *, anew: bool) -> float | None:
+        """Return what a server costs that comes to stay; None where none can be had or the offer is not read yet.
+
+        It is 0 where only stand-ins can be had, which go when the budget wants it.
 
         :param anew: whether there is no other yet, whose disk and address it takes the place of.
         """
+        if not choice.offered:
+            return None
         goes = slot.name in self._desired.allow_data_loss and any(place.preemptible for place in slot.placements)
-        prices = [rung.price for rung in choice.rungs if rung.placement.preemptible or not goes]
+        prices = [rung.price for rung in choice.offered if rung.placement.preemptible or not goes]
         lowest = min(filter(None, prices), default=0.0)
-        return (self._with_disk(lowest) or 0.0) if anew else lowest
+        return self._with_disk(lowest) if anew else lowest
 
     def _over_every_day(self, slot: str, price: float | None) -> str:
         """Return why a server that comes to stay cannot be had: from tomorrow on a day costs more than it may, and nothing would end it."""

@@ -238,6 +238,15 @@ def test_what_would_exceed_the_budget_of_tomorrow_is_not_begun_today(observed: A
         assert "It would bring every day to 720.00, and 719.00 is the budget: raise it, or declare fewer" in action.reason
 
 
+def test_what_no_day_can_bear_does_not_wait_for_tomorrow() -> None:
+    """At any hour: before the offer is read nothing is told, and then it is the whole price."""
+    observed, desired = seen(), fleet(volume_size=10, prices={"servers": [{"flavor": "GL10", "preemptible": 30.0}], "volume_gb": 0.1})
+    assert only(decide(replace(observed, fleet=replace(observed.fleet, catalogues={})), desired, budget=1.0)).do == "create"
+    action = only(decide(observed, desired, budget=1.0))
+    assert (action.do, action.person, action.dear) == ("refuse", True, True)
+    assert "It would bring every day to 744.00, and 1.00 is the budget: raise it, or declare fewer" in action.reason
+
+
 def test_two_that_come_to_stay_share_what_a_day_bears_and_what_runs_counts() -> None:
     late = {"now": NOW + 13.5 * HOUR, "budget": 1500.0}
     names = ("gpu1", "gpu2", "gpu3")

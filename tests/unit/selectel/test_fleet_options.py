@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.selfhosted.llm_stack.plugins.action.inventory_check import judge_fleet
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import BadInput
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.prices import server_price
 from fleetkit import OPTIONS, Z1, wanted
 
 NAME = "a name has 1 to 63 letters, digits, dots and dashes, and begins and ends with a letter or digit."
@@ -182,3 +186,17 @@ def test_the_last_resort_comes_last() -> None:
         "r1/z1/GL10/regular",
         "r1/z2/GL10/regular",
     ]
+
+
+@pytest.mark.parametrize("where", ["inventories/example", "examples/controller_project/inventory"])
+def test_the_examples_price_all_they_may_start(where: str) -> None:
+    """Both offer a budget, and a budget refuses what has no price."""
+    text = (Path(__file__).parents[3] / where / "group_vars/all/main.yml").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^(?:# )?gpu_fleet:\n(?:(?:# )?  .*\n)+", text, re.MULTILINE)
+    declared = yaml.safe_load(re.sub("^# ", "", block, flags=re.MULTILINE))["gpu_fleet"]
+    desired = wanted(servers=[], **{**declared, "count": 2, "allow_data_loss": ["gpu1", "gpu2"], "allow_regular": True})
+    for one in desired.slots[0].placements:
+        cost = server_price(desired.prices, flavor=one.flavor, region=one.region, preemptible=one.preemptible)
+        assert cost, one.key
+    assert desired.prices.volume_gb
+    assert desired.prices.address
