@@ -57,7 +57,7 @@ options:
         type: bool
         default: true
       require_gpu:
-        description: Refuse a machine on which no GPU is found.
+        description: Refuse a machine on which no GPU is found, or no NVIDIA container toolkit that would give it to containers.
         type: bool
         default: false
       manager:

@@ -63,7 +63,7 @@ def storage(lab: Lab) -> Iterator[Lab]:
     debs.offer(lab, MACHINE, *packages)
     for pool, disk in DISKS.items():
         make_pool(lab, MACHINE, f"-O compression=off -m /{pool} {pool} /dev/disk/by-id/{disk}")
-    lab.ssh(MACHINE, f"printf %s {KEY} > /root/key && zfs create {SOURCE}/data && zfs create {SOURCE}/drill && zfs create {SOURCE}/never")
+    lab.ssh(MACHINE, f"printf %s {KEY} > /root/key && zfs create {SOURCE}/data && zfs create {SOURCE}/never")
     lab.ssh(MACHINE, f"zfs create -o encryption=on -o keyformat=passphrase -o keylocation=file:///root/key {SOURCE}/secret")
     lab.ssh(MACHINE, f"zfs create {SOURCE}/large && head -c 40M /dev/urandom > /{SOURCE}/large/blob")
     fill = f"""

@@ -59,21 +59,36 @@ def _engine_refusals(current: Engine, desired: EngineSpec, guards: Guards) -> li
             "node is updated. Install a newer engine, for example docker-ce from Docker's own repository (docker_engine_source)."
         )
         found.append(Refusal("docker", reason))
-    if desired.gpus and desired.require_gpu and not current.gpus:
+    return found + _gpu_refusals(current, desired) + _data_root_refusals(current, desired)
+
+
+def _gpu_refusals(current: Engine, desired: EngineSpec) -> list[Refusal]:
+    """Refuse a GPU that containers would not get, or not the one that the swarm assigns."""
+    if not desired.gpus:
+        return []
+    if desired.require_gpu and not current.gpus:
         reason = (
             "nvidia-smi shows no GPU on this host, and require_gpu asks for one. Install the NVIDIA driver and check "
             "`nvidia-smi -L`, or take the host out of the group gpu_workers."
         )
-        found.append(Refusal("gpu", reason))
+        return [Refusal("gpu", reason)]
     toolkit = current.toolkit
-    if desired.gpus and toolkit and toolkit.version < OLDEST_TOOLKIT and toolkit.mode != "legacy":
+    # Another default runtime is somebody's own way to hand GPUs to containers.
+    own = wanted_settings(current, desired).get("default-runtime", "runc") != "runc"
+    if desired.require_gpu and not toolkit and not own:
+        reason = (
+            f"This host has {len(current.gpus)} GPU(s) and no nvidia-container-toolkit: containers would get none of them, and engines "
+            "would run on the processor. Install it, in version 1.19 or newer (gpu_worker_nvidia: {toolkit: true} does)."
+        )
+        return [Refusal("nvidia-container-toolkit", reason)]
+    if toolkit and toolkit.version < OLDEST_TOOLKIT and toolkit.mode != "legacy":
         version = ".".join(map(str, toolkit.version)) or "of a version that nvidia-container-runtime --version does not tell"
         reason = (
             f"nvidia-container-toolkit {version} may ignore the GPU a swarm assigns (its issue "
             f'1599). Install 1.19 or newer, or set `mode = "legacy"` in {RUNTIME_FILE}.'
         )
-        found.append(Refusal("nvidia-container-toolkit", reason))
-    return found + _data_root_refusals(current, desired)
+        return [Refusal("nvidia-container-toolkit", reason)]
+    return []
 
 
 def _data_root_refusals(current: Engine, desired: EngineSpec) -> list[Refusal]:

@@ -18,7 +18,8 @@ from .say import LabError
 LAB = Path(__file__).resolve().parent.parent
 REPO = LAB.parent.parent
 RECIPE = LAB / "recipe"
-NVIDIA_SMI = REPO / "tests" / "standins" / "nvidia-smi"
+# What a machine with a GPU has of NVIDIA's before any role runs.
+NVIDIA = tuple(REPO / "tests" / "standins" / name for name in ("nvidia-smi", "nvidia-container-runtime"))
 SUITE = "trixie"
 # Name and the archive's components of each release that machines can run.
 RELEASES = {

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Iterable, Sequence, Union
 
 from . import host, image, network
-from .config import EXTRA, MACHINES, NVIDIA_SMI, SUITE, Machine, Paths, machine
+from .config import EXTRA, MACHINES, NVIDIA, SUITE, Machine, Paths, machine
 from .container import ContainerMachine
 from .process import run
 from .say import LabError, say, step
@@ -159,13 +159,17 @@ class Lab:
                 found.keep()
 
     def _install_gpus(self, spec: Machine) -> None:
-        """A GPU to show, which a machine has before any role runs."""
+        """A GPU to show and NVIDIA's programs, which a machine has before any role runs."""
         if not spec.gpus:
             return
         identities = [uuid.uuid5(uuid.NAMESPACE_DNS, f"{spec.name}/{number}") for number in range(len(spec.gpus))]
         lines = "".join(f"GPU-{identity}, {model}\n" for identity, model in zip(identities, spec.gpus))
         self.ssh(spec.name, "mkdir -p /etc/llm-lab && cat > /etc/llm-lab/gpus", stdin=lines)
-        self.ssh(spec.name, "cat > /usr/bin/nvidia-smi && chmod 0755 /usr/bin/nvidia-smi", stdin=NVIDIA_SMI.read_text())
+        for path in NVIDIA:
+            self.ssh(spec.name, f"cat > /usr/bin/{path.name} && chmod 0755 /usr/bin/{path.name}", stdin=path.read_text())
+        # As the toolkit's package brings it.
+        runtime = "/etc/nvidia-container-runtime"
+        self.ssh(spec.name, f"mkdir -p {runtime} && cat > {runtime}/config.toml", stdin='[nvidia-container-runtime]\nmode = "auto"\n')
 
     def down(self, *, discard: bool = False) -> None:
         """End every process of this lab; keep the disks unless told otherwise."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from . import network
-from .config import GATEWAY, NVIDIA_SMI, Disk, Machine, Paths
+from .config import GATEWAY, NVIDIA, Disk, Machine, Paths
 from .image import Image
 from .process import Daemon, run
 from .qmp import Qmp
@@ -77,7 +77,7 @@ class VirtualMachine:
     def kept(self) -> Path:
         """Where the disks with this machine's clean snapshot are kept beside the image; another QEMU or setup has another place."""
         qemu = run([QEMU, "--version"]).stdout
-        setup = repr((self.spec, self.accel, qemu)).encode() + Path(__file__).read_bytes() + NVIDIA_SMI.read_bytes()
+        setup = repr((self.spec, self.accel, qemu)).encode() + b"".join(path.read_bytes() for path in (Path(__file__), *NVIDIA))
         return self.image.directory / "booted" / f"{self.spec.name}-{hashlib.sha256(setup).hexdigest()[:12]}"
 
     def keep(self) -> None:

@@ -82,6 +82,10 @@ def receive(state: dict[str, Any], words: list[str]) -> None:
     options = dict(word.partition("=")[::2] for flag, word in zip(words, words[1:]) if flag == "-o")
     if dataset in state:
         die(f"cannot receive new filesystem stream: destination '{dataset}' exists")
+    parent = dataset.rpartition("/")[0]
+    # Pools are there.
+    if "/" in parent and parent not in state:
+        die(f"cannot open '{parent}': dataset does not exist")
     if not sys.stdin.buffer.peek(1):
         die("cannot receive: failed to read from stream")
     state = load()
@@ -126,6 +130,10 @@ def change(state: dict[str, Any], verb: str, words: list[str]) -> None:
         place = Path(state[words[-1]]["properties"]["mountpoint"])
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(where(words[-1]))
+    elif verb == "create" and "-p" in words:
+        if words[-1] not in state:
+            state[words[-1]] = {"properties": {}, "snapshots": {}}
+            save(state)
     elif verb == "rename":
         state[words[1]] = state.pop(words[0])
         where(words[0]).rename(where(words[1]))

@@ -80,8 +80,10 @@ class Place:
         (self.home / "state.json").write_text(json.dumps(state))
 
     def read(self) -> dict[str, Any]:
+        """What there is, without the place that drills make for themselves."""
         path = self.home / "state.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found.pop("llm/drill", None)
         return found
 
     def bare(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ DONE = Engine("gpu2", "26.1.5", RUNNING, ADVERTISED, (CARD,), None, Membership("
 JOIN = EngineSpec(join=Join("10.77.0.21:2377", "c1", "SWMTKN-secret"))
 AS_MANAGER = EngineSpec(join=Join("10.77.0.21:2377", "c1", "SWMTKN-secret", role="manager"))
 TASKS = ("llm_engine.n1.t1",)
+OWN_RUNTIME = {"default-runtime": "crun-gpu", "runtimes": {"crun-gpu": {"path": "/opt/crun-gpu"}}}
 INIT = EngineSpec(gpus=False, advertise_address="10.77.0.21", init=Init(heartbeat_ns=5 * 10**9))
 MANAGER = Membership("active", "n0", "c1", is_manager=True, heartbeat_ns=5 * 10**9)
 
@@ -67,6 +68,7 @@ STEPS: list[tuple[str, Engine, EngineSpec, list[str]]] = [
     ("manager with a GPU", engine(membership=MANAGER), JOIN, []),
     ("membership is not asked for", engine(membership=Membership()), EngineSpec(), []),
     ("toolkit", engine(toolkit=Toolkit((1, 19, 0))), EngineSpec(), ["configure", "configure_runtime", "restart"]),
+    ("a runtime of their own", DONE, replace(JOIN, require_gpu=True, settings=OWN_RUNTIME), ["configure", "restart"]),
     ("first manager", engine(membership=Membership()), INIT, ["init"]),
     ("manager already", engine(membership=MANAGER), INIT, []),
     ("other heartbeat", engine(membership=replace(MANAGER, heartbeat_ns=9 * 10**9)), INIT, ["update"]),
@@ -149,6 +151,15 @@ REFUSALS: list[tuple[str, Engine, EngineSpec, str]] = [
         (
             "nvidia-smi shows no GPU on this host, and require_gpu asks for one. Install the NVIDIA driver and check `nvidia-smi -L`, "
             "or take the host out of the group gpu_workers."
+        ),
+    ),
+    (
+        "no toolkit",
+        DONE,
+        replace(JOIN, require_gpu=True),
+        (
+            "This host has 1 GPU(s) and no nvidia-container-toolkit: containers would get none of them, and engines would run on the "
+            "processor. Install it, in version 1.19 or newer (gpu_worker_nvidia: {toolkit: true} does)."
         ),
     ),
     (
