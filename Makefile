@@ -114,9 +114,9 @@ ci-table:
 	@$(PYTHON) tests/tools/rungs.py table $(LINT) $(TEST)
 
 lock: ## write the locks in requirements/ anew, from the files *.in beside them; needs uv
-	@for pair in 2.19:3.11 2.21:3.12 2.22:3.13; do \
+	@for pair in core-2.19:3.11 core-2.21:3.12 core-2.22:3.13 execution-environment:3.13; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
-	    --python-version $${pair#*:} requirements/core-$${pair%:*}.in -o requirements/core-$${pair%:*}.txt || exit 1; \
+	    --python-version $${pair#*:} requirements/$${pair%:*}.in -o requirements/$${pair%:*}.txt || exit 1; \
 	done
 	@for lock in requirements/cloud requirements/peers roles/llm_services/files/chat/requirements roles/autoscaler/files/requirements requirements/services requirements/chroma requirements/runner; do \
 	  uv pip compile --quiet --no-config --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" \
