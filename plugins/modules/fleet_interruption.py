@@ -39,7 +39,7 @@ options:
     type: str
     default: ""
   regions:
-    description: Regions to look at; all by default.
+    description: Further regions to look at, beside all that the cloud offers.
     type: list
     elements: str
     default: []

@@ -42,7 +42,8 @@ options:
     description:
       - V(present) brings all servers up. Servers that are not declared are reported and stay.
       - V(absent) removes the servers, and the ports, disks and addresses that were made for them, and nothing else. Without O(servers)
-        and O(name_pattern) that is the whole fleet. It is looked for in O(regions), and without those in all the cloud offers.
+        and O(name_pattern) that is the whole fleet. It is looked for in all regions the cloud offers, in those of O(placements) and in
+        O(regions).
     type: str
     choices: [present, absent]
     default: present

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 from .client import Adapter, Connection
 from .errors import CloudError
@@ -58,7 +58,7 @@ def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dict[str, Connection]:
     """Return a connection for each region a run has to look at.
 
-    :param desired: None to look where `regions` says, or in the region of the options.
+    :param desired: None to look where `regions` says, or in the region of the options. With the state absent all regions are looked at.
     :raises CloudError: openstacksdk is missing, or the options lead to no cloud.
     """
     try:
@@ -74,8 +74,8 @@ def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dic
     secrets = secrets_of(given.get("auth") or {})
     found: dict[str, Connection] = {}
     try:
-        regions = regions_of(options, desired) or catalogue_regions(openstack.connect(**given))
-        for region in regions:
+        offered = catalogue_regions(openstack.connect(**given)) if options.get("state") == "absent" else []
+        for region in regions_of(options, desired, offered):
             sdk = openstack.connect(**{**given, **({"region_name": region} if region else {})})
             known = secrets + secrets_of(dict(sdk.config.get_auth_args() or {}))
             found[region] = Connection(region, _adapters(sdk), errors, cut, known)
@@ -89,17 +89,18 @@ def connect(options: Mapping[str, Any], desired: FleetSpec | None = None) -> dic
     return found
 
 
-def regions_of(options: Mapping[str, Any], desired: FleetSpec | None) -> list[str]:
-    """Return the regions to look at; none when the cloud has to be asked which there are.
+def regions_of(options: Mapping[str, Any], desired: FleetSpec | None, offered: Iterable[str] = ()) -> list[str]:
+    """Return the regions to look at. An empty name is the region that the SDK finds by itself.
 
-    An empty name is the region that the SDK finds by itself.
+    :param offered: all that the cloud has, where a fleet is to be absent.
     """
-    named = list(options.get("regions") or [])
+    named = [placement.region for slot in (desired.slots if desired else ()) for placement in slot.placements]
+    named += list(options.get("regions") or [])
     if options.get("state") == "absent":
-        # A fleet may have servers where it is no longer declared to be.
-        return named
-    slots = desired.slots if desired else ()
-    named = [placement.region for slot in slots for placement in slot.placements] + named
+        # A fleet may have servers where it is no longer declared to be, and its placements may be given without its servers.
+        named += [str(placement.get("region") or "") for placement in options.get("placements") or []]
+        # What the SDK finds by itself is among those offered: a second connection would show each server twice.
+        return list(dict.fromkeys([*offered, *(name for name in named if name)]))
     return list(dict.fromkeys(named or [options.get("region_name") or ""]))
 
 

@@ -21,8 +21,9 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.cli
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.hostkey import make_host_key, with_host_key
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import PROFILES
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.report import started_at
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.spec import fleet_spec
 from ansible_collections.selfhosted.llm_stack.plugins.modules import selectel_preemptible
-from fleetkit import OPTIONS, run_fleet
+from fleetkit import OPTIONS, run_fleet, validated
 from results import shown
 from standin_cloud import START, StandinCloud, refusal, stamp
 
@@ -182,6 +183,21 @@ def test_options_for_the_sdk_have_its_names() -> None:
     assert login.sdk_options({"auth": {"username": "u", "token": None}}) == {"auth": {"username": "u"}}
     hidden = {name for name, option in login.AUTH_OPTIONS.items() if option["no_log"]}
     assert hidden == {name for name in login.AUTH_OPTIONS if login.secrets_of({name: "x"})}
+
+
+@pytest.mark.parametrize(
+    ("options", "regions"),
+    [
+        ({}, ["r1"]),
+        ({"regions": ["r9"]}, ["r1", "r9"]),
+        ({"state": "absent"}, ["r1", "r2"]),
+        ({"state": "absent", "regions": ["r9"]}, ["r1", "r2", "r9"]),
+        ({"state": "absent", "servers": [], "placements": [{"region": "r3", "flavor": "GL10"}, {"flavor": "GL10"}]}, ["r1", "r2", "r3"]),
+    ],
+)
+def test_the_regions_that_are_looked_at(options: dict[str, Any], regions: list[str]) -> None:
+    given = validated(**options)
+    assert login.regions_of(given, fleet_spec(given), ["r1", "r2"]) == regions
 
 
 # -- the inventory plugin -------------------------------------------------------------------------------------------------------

@@ -114,6 +114,16 @@ def test_a_fleet_is_brought_up_trusted_and_taken_down(control: Control) -> None:
     assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
 
 
+def test_a_fleet_is_taken_down_wherever_it_is(control: Control) -> None:
+    assert control.play("provision").returncode == 0
+    # A region that is declared as a further one says nothing of the others.
+    control.write("inventory/hosts.yml", {"all": {"vars": {"gpu_fleet": {**FLEET, "regions": ["r9"]}}}})
+    ended = control.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
+    assert (ended.returncode, recap(ended)["changed"]) == (0, 1)
+    cloud = control.cloud
+    assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
+
+
 def test_servers_that_the_inventory_does_not_list_are_named(control: Control) -> None:
     (control.place / "inventory" / "fleet.selectel_preemptible.yml").unlink()
     control.write("inventory/hosts.yml", {"all": {"vars": {"gpu_fleet": FLEET}, "children": {"gpu_workers": {}}}})

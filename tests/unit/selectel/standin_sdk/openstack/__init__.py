@@ -14,19 +14,23 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent.parent))
 
-from standin_cloud import Response, shared
+from standin_cloud import Response, StandinCloud, shared
 
 from openstack import exceptions as exceptions
 
 
 class _Adapter:
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, region: str) -> None:
         self._service = service
+        self._region = region
 
     def request(self, url: str, method: str, **options: Any) -> Response:
         """Answer from the file, on the clock of this machine."""
         with shared(Path(os.environ["STANDIN_CLOUD"])) as cloud:
             cloud.now = time.time()
+            if self._region not in ("", cloud.region):
+                # There is nothing in it.
+                return StandinCloud(self._region).request(self._service, url, method, options)
             return cloud.request(self._service, url, method, options)
 
 
@@ -37,6 +41,6 @@ def connect(**options: Any) -> Any:
     endpoints = {"compute": [{"region_id": "r1"}]}
     catalog = SimpleNamespace(get_endpoints=lambda service_type: endpoints)
     session_auth = SimpleNamespace(get_access=lambda _session: SimpleNamespace(service_catalog=catalog))
-    found = {service: _Adapter(service) for service in ("compute", "network", "block_storage", "image")}
+    found = {service: _Adapter(service, options.get("region_name") or "") for service in ("compute", "network", "block_storage", "image")}
     config = SimpleNamespace(get_auth_args=lambda: auth)
     return SimpleNamespace(session=SimpleNamespace(auth=session_auth), config=config, **found)
