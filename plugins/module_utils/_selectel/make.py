@@ -275,8 +275,10 @@ class Maker:
         desired, place = self._desired, rung.placement
         metadata = {**desired.metadata, **self._marks(made), MEANT_KEY: "true" if place.preemptible else "false"}
         if replaces:
+            # Also what those stood in for: one of them may be brought back by hand when they are gone.
+            names = [server.id for server in replaces] + [name for server in replaces for name in server.replaces]
             # A metadata value holds 255 characters: six IDs.
-            metadata[REPLACES_KEY] = ",".join(server.id for server in replaces[:6])
+            metadata[REPLACES_KEY] = ",".join(list(dict.fromkeys(names))[:6])
         user_data = self._slot.user_data
         if desired.ssh_host_key:
             key = make_host_key()

@@ -52,7 +52,7 @@ class Work:
         ``blocked``.
     :param server: the one that is alive.
     :param restore: interrupted servers to bring back, the newest first.
-    :param old: what a new server would stand in for.
+    :param old: what a new server would stand in for; with a successor also those of the slot that are idle, for they may come back.
     :param doomed: half-made ones and duplicates, deleted first.
     :param spare: the alive ones beside `server` that are left alone.
     :param strays: disks and ports that a run which is over made and never used, and addresses of a server that has a successor.
@@ -83,23 +83,26 @@ class _Slotted:
     doomed: tuple[Server, ...]
 
 
-def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, now: float) -> _Slotted:
-    """Part the servers of a slot; of several alive ones the first is the one that stays."""
+def _sorted_out(servers: list[Server], desired: FleetSpec, spec: SlotSpec, *, used: set[str], now: float) -> _Slotted:
+    """Part the servers of a slot; of several alive ones the first is the one that stays.
+
+    :param used: IDs of servers whose disk may hold data.
+    """
     slot = spec.name
     kinds = [(kind_of(server), server) for server in servers]
     superseded = {name for server in servers for name in server.replaces}
     alive = sorted((server for kind, server in kinds if kind in ALIVE), key=lambda one: (one.id in superseded, *one.age_key))
     broken = [server for kind, server in kinds if kind == BROKEN]
-    retires = slot in desired.allow_data_loss and not spec.successor and not desired.keep_predecessors
-    # Who made the loser deletes it; only when that run must be over, this one does.
+    loss = slot in desired.allow_data_loss
+    retires = loss and not spec.successor and not desired.keep_predecessors
     doomed = [server for server in broken if not has_run(server)]
-    doomed += [
-        server
-        for server in alive[1:]
-        if (server.id in superseded and retires) or (server.id not in superseded and now - server.created_at > desired.deadline)
-    ]
+    for server in alive[1:]:
+        # Who made the loser deletes it; only when that run must be over, this one does. What once filled the slot is no such loser.
+        loser = now - server.created_at > desired.deadline and (loss or not (server.replaces or server.id in used))
+        if retires if server.id in superseded else loser:
+            doomed.append(server)
     interrupted = sorted((server for kind, server in kinds if kind == INTERRUPTED), key=lambda one: one.age_key, reverse=True)
-    if alive and slot in desired.allow_data_loss:
+    if alive and loss:
         # What a living one stands in for, and a successor that was lost before it took over.
         lost = [one for one in (*interrupted, *broken) if one.id in alive[0].replaces or alive[0].id in one.replaces]
         doomed += [server for server in lost if server not in doomed]
@@ -149,11 +152,12 @@ def _spare_addresses(work: Work, current: Fleet) -> list[FloatingIp]:
 
 def _plan_servers(slot: SlotSpec, *, current: Fleet, desired: FleetSpec, now: float) -> Work:
     mine = [server for server in current.servers if server.slot == slot.name]
-    found = _sorted_out(mine, desired, slot, now)
+    used = {volume.server for volume in current.volumes if volume.used}
+    found = _sorted_out(mine, desired, slot, used=used, now=now)
     if found.alive:
         work = _about_alive(slot, found.alive[0], current=current, desired=desired)
         if slot.successor and len(found.alive) == 1 and work.action == "kept" and kind_of(found.alive[0]) == RUNNING:
-            work = _succession(slot, found.alive[0])
+            work = _succession(slot, found)
             return replace(work, doomed=found.doomed)
         return Work(slot, work.action, work.reason, work.server, doomed=found.doomed, spare=found.alive[1:], changes=work.changes)
     if found.interrupted:
@@ -181,10 +185,11 @@ def _renewal(slot: SlotSpec, action: str, reason: str, *, found: _Slotted, desir
     return Work(slot, action, reason, old=old, doomed=found.doomed)
 
 
-def _succession(slot: SlotSpec, server: Server) -> Work:
+def _succession(slot: SlotSpec, found: _Slotted) -> Work:
+    server = found.alive[0]
     if slot.keeps_address:
         return Work(slot, "blocked", f"A successor beside {server.id} needs the address that {server.id} holds: it cannot have one", server)
-    return Work(slot, "succeeded", f"a successor beside {server.id} is asked for", old=(server,))
+    return Work(slot, "succeeded", f"a successor beside {server.id} is asked for", old=(server, *found.interrupted, *found.broken))
 
 
 def _about_interrupted(slot: SlotSpec, found: _Slotted, desired: FleetSpec) -> Work:
@@ -468,4 +473,4 @@ def _why_two(work: Work, spare: Server) -> str:
     """Return how a slot may have come by a second server."""
     if work.server and spare.id in work.server.replaces:
         return f"{work.server.id} is its successor, and it goes once that one serves: recover.yml sees to it"
-    return "it belongs to another run, or was brought back by hand"
+    return f"it belongs to another run, or was brought back by hand; one that may hold data goes if {work.slot.name} is in allow_data_loss"

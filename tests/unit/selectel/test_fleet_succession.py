@@ -102,6 +102,57 @@ def test_a_successor_that_is_lost_is_made_anew_and_leaves_nothing(cloud: Standin
     assert chosen(cloud) == third
 
 
+def in_its_third_life(cloud: StandinCloud) -> tuple[str, str]:
+    """Bring the slot to a successor of what stood in for the first server; return the first, which is interrupted, and the successor."""
+    first = made(cloud)
+    cloud.interrupt(first)
+    cloud.room = {"z1": 0}
+    run_fleet(cloud, floating_network="ext")
+    (second,) = set(cloud.servers) - {first}
+    run_fleet(cloud, **SUCCESSOR)
+    (third,) = set(cloud.servers) - {first, second}
+    cloud._deleted(cloud.servers[second])
+    cloud.sleep(4000)
+    return first, third
+
+
+def test_what_comes_back_by_hand_takes_no_place_from_the_successor_of_its_successor(cloud: StandinCloud) -> None:
+    first, third = in_its_third_life(cloud)
+    cloud.set_status(first, "ACTIVE")
+    ended = run_fleet(cloud, floating_network="ext")
+    assert set(cloud.servers) == {first, third}
+    assert chosen(cloud) == third
+    assert f"gpu1 has a second server {first} (ACTIVE): {third} is its successor" in ended.plan.plan.warnings[0]
+    run_fleet(cloud, **RETIRE)
+    assert list(cloud.servers) == [third]
+
+
+def test_a_note_names_what_its_predecessor_stood_in_for(cloud: StandinCloud) -> None:
+    first, third = in_its_third_life(cloud)
+    cloud._deleted(cloud.servers[first])
+    run_fleet(cloud, **SUCCESSOR)
+    (fourth,) = set(cloud.servers) - {third}
+    note = cloud.servers[fourth]["metadata"]["llm_stack_replaces"].split(",")
+    assert note[0] == third
+    assert first in note
+
+
+@pytest.mark.parametrize("sign", ["its note", "its disk"])
+@pytest.mark.parametrize("allowed", [[], ["gpu1"]])
+def test_a_second_server_that_may_hold_data_goes_only_where_that_may_be_lost(cloud: StandinCloud, sign: str, allowed: list[str]) -> None:
+    first, third = in_its_third_life(cloud)
+    if sign == "its note":
+        # As an older release wrote it.
+        cloud.servers[third]["metadata"]["llm_stack_replaces"] = "srv-gone"
+        cloud.volumes[cloud.servers[third]["_volumes"][0]]["metadata"].pop("llm_stack_used")
+    else:
+        cloud.servers[third]["metadata"].pop("llm_stack_replaces")
+    cloud.set_status(first, "ACTIVE")
+    ended = run_fleet(cloud, floating_network="ext", allow_data_loss=allowed)
+    assert (third in cloud.servers) == (not allowed)
+    assert allowed or "one that may hold data goes if gpu1 is in allow_data_loss" in ended.plan.plan.warnings[0]
+
+
 def test_without_room_the_predecessor_goes_on(cloud: StandinCloud) -> None:
     first = made(cloud)
     cloud.room.update(z1=0, z2=0)
