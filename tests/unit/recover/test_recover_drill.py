@@ -158,7 +158,9 @@ def test_a_drill_after_which_a_person_is_needed_reports_and_does_not_wait_for_it
 @pytest.mark.long
 def test_drill_interrupts_brings_back_and_reports(whole: Control) -> None:
     servers = ids(whole)
-    named = "llm_stack_drill_worker=gpu1 llm_stack_drill_confirm=gpu1 llm_stack_drill_before=2 llm_stack_drill_timeout=200"
+    # What was left empty in a form has its default: as 0 it would be a drill that asks nothing.
+    empty = "llm_stack_drill_before='' llm_stack_drill_timeout='' llm_stack_drill_clients=''"
+    named = f"llm_stack_drill_worker=gpu1 llm_stack_drill_confirm=gpu1 {empty}"
     ended = whole.play("drill", "-e", named, "-e", f"llm_stack_drill_reports={whole.place}/reports")
     assert ended.returncode == 0
     assert ids(whole) == servers

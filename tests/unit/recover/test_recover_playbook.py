@@ -545,6 +545,8 @@ def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_r
     refused = fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm")
     assert refused.returncode != 0
     assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
+    # What a form gives for an answer that was left empty is no leave to do without the lock.
+    assert fleet.play("teardown", "-e", "llm_stack_teardown_confirm=llm llm_stack_teardown_lock=''").returncode != 0
     assert fleet.cloud.writes() == []
     assert json.loads(fleet.swarm.labels["llm-stack.lock"]) == lock
     del fleet.swarm.labels["llm-stack.lock"]
@@ -552,6 +554,17 @@ def test_a_teardown_waits_for_no_unnamed_fleet_and_does_not_act_beside_another_r
     cloud = fleet.cloud
     assert (cloud.servers, cloud.ports, cloud.volumes, cloud.addresses) == ({}, {}, {}, {})
     assert "llm-stack.lock" not in fleet.swarm.labels
+
+
+def test_a_fleet_whose_name_is_a_number_is_not_torn_down_beside_another_run(control: Control) -> None:
+    control.change(lambda cloud: run_fleet(cloud, fleet="7"))
+    lock = {"owner": "a rotation", "token": "t", "since": time.time(), "until": time.time() + 600}
+    remember(control, {"llm-stack.lock": json.dumps(lock)})
+    control.declare(gpu_fleet={**FLEET, "fleet": 7})
+    refused = control.play("teardown", "-e", "llm_stack_teardown_confirm=7")
+    assert refused.returncode != 0
+    assert "a rotation holds the lock of the fleet until" in " ".join(refused.stdout.split())
+    assert len(control.cloud.servers) == 1
 
 
 def test_a_teardown_that_fails_gives_the_lock_up_and_says_why(fleet: Control) -> None:
