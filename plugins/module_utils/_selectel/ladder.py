@@ -17,9 +17,9 @@ from .make import Maker, remove_free_port, remove_server, remove_volume, settled
 from .merge import merge_into
 from .model import Fleet, FleetSpec, FloatingIp, Named, Placement, Server, SlotSpec, Volume
 from .placements import Rung
-from .plan import Work, changes_of, rungs_for
+from .plan import Work, changes_of, lost_tag, rungs_for
 from .read import parse_port, read_catalogue
-from .states import BROKEN, GONE, INTERRUPTED, SETTLING, START, has_run, kind_of
+from .states import BROKEN, GONE, INTERRUPTED, RUNNING, SETTLING, START, has_run, kind_of
 
 # Polls in a row that show a server shelved and idle, where the cloud does not tell how the restore ended.
 _STILL_SHELVED = 4
@@ -99,6 +99,8 @@ class Ladder:
         self._name = work.slot.name
         self._failures: list[str] = []
         self._failed_at: list[Server] = []
+        # What the cloud said about a start that it did not take.
+        self._refusal = ""
 
     def run(self) -> Outcome:
         """Do the work; an error becomes the outcome's reason, so that other slots go on."""
@@ -112,6 +114,9 @@ class Ladder:
                 if done.action != work.action or self._failures:
                     done.reason = ". ".join([done.reason, *self._failures])
                 done.server = self._complete(done.action, done.server)
+                amiss = self._amiss(done.action, done.server)
+                if amiss:
+                    done.ok, done.reason = False, ". ".join([done.reason, amiss])
         except StackError as error:
             done.action, done.ok = "failed", False
             # What the ladder gave up with holds the earlier reasons already.
@@ -124,7 +129,7 @@ class Ladder:
             return self._climb(restore=work.restore, old=work.old)
         cloud = self._shared.clouds[work.server.region]
         if work.action == "started":
-            self._act(cloud, work.server, START[work.server.status])
+            self._refusal = self._act(cloud, work.server, START[work.server.status])
         server = work.server
         if work.action in ("started", "adopted"):
             server = wait_for(cloud, look_at(cloud, server), settled)
@@ -274,6 +279,14 @@ class Ladder:
             return False
         restores = sorted((one for one in found if one.get("action") == "unshelve"), key=lambda one: str(one.get("start_time")))
         return bool(restores) and restores[-1].get("message") == "Error"
+
+    def _amiss(self, action: str, server: Server) -> str:
+        """Return what is not as it should be with a server that was brought up, or an empty string."""
+        # Whether it is what was asked for shows only now: it may be an older one of the slot, or have lost its tag on the way.
+        alarm = lost_tag(server, self._desired)
+        if alarm or action not in ("started", "restored") or kind_of(server) == RUNNING:
+            return alarm
+        return f"{server.id} was to run and is {server.status}" + (f": {self._refusal}" if self._refusal else "")
 
     def _complete(self, action: str, server: Server) -> Server:
         """Merge what has to be merged, and return the server as it is then."""

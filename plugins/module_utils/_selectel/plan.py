@@ -197,7 +197,7 @@ def _about_interrupted(slot: SlotSpec, found: _Slotted, desired: FleetSpec) -> W
     locked = next((one for one in found.interrupted if one.locked), None)
     if locked:
         return Work(slot, "blocked", f"{locked.id} is {locked.status} and locked: unlock it", server=locked, doomed=found.doomed)
-    alarm = _lost_tag(server, desired)
+    alarm = lost_tag(server, desired)
     if alarm and not _switched(slot.name, desired):
         return Work(slot, "blocked", alarm, server=server, old=found.interrupted, doomed=found.doomed)
     reason = f"it was interrupted ({server.status})"
@@ -217,7 +217,7 @@ def _about_alive(slot: SlotSpec, server: Server, *, current: Fleet, desired: Fle
     kind = kind_of(server)
     changes = changes_of(server, slot.name, current=current, desired=desired)
     switched = _switched(slot.name, desired)
-    alarm = "" if switched else _lost_tag(server, desired)
+    alarm = "" if switched else lost_tag(server, desired)
     if alarm:
         return Work(slot, "blocked", alarm, server)
     if kind == UNKNOWN:
@@ -249,7 +249,7 @@ def _gains_tag(changes: Changes, desired: FleetSpec) -> bool:
     return desired.profile.tag in changes.add_tags
 
 
-def _lost_tag(server: Server, desired: FleetSpec) -> str:
+def lost_tag(server: Server, desired: FleetSpec) -> str:
     """Return the alarm about a server that was made preemptible and is not any more, or an empty string."""
     tag = desired.profile.tag
     if server.metadata.get(MEANT_KEY) != "true" or tag in server.tags:

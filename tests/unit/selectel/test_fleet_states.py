@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import Refused
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.states import KINDS
 from fleetkit import Z1, begin, remove_fleet, run_fleet, wanted
-from standin_cloud import StandinCloud
+from standin_cloud import Response, StandinCloud, refusal
 
 SETTLING = ("BUILD", "REBOOT", "HARD_REBOOT", "REBUILD", "MIGRATING", "RESIZE", "REVERT_RESIZE")
 INTERRUPTED = ("SHELVED", "SHELVED_OFFLOADED", "EXPIRED")
@@ -128,6 +130,43 @@ def test_a_lost_tag_is_an_alarm_with_its_price() -> None:
         f"{server} is meant to be preemptible and has lost the tag preemptible: it costs 100 RUB an hour instead of 30 RUB an hour. "
         "Name gpu1 in switch_to_preemptible to set the tag again, or in switch_to_regular to keep it so"
     )
+
+
+@pytest.mark.parametrize("lost", ["before", "on the way"])
+def test_a_server_that_comes_back_without_its_tag_is_an_alarm_with_its_price(lost: str) -> None:
+    cloud = StandinCloud()
+    first = server_in(cloud, "SHELVED_OFFLOADED")
+    cloud.room = {"z1": 0}
+    run_fleet(cloud)
+    (second,) = set(cloud.servers) - {first}
+    cloud.interrupt(second)
+    cloud.room = {"z2": 0}
+
+    def lose(_cloud: StandinCloud, _service: str, _method: str, path: str, _answer: Any) -> None:
+        if lost == "before" or path == f"/servers/{first}/action":
+            cloud.servers[first]["tags"].clear()
+
+    cloud.fault = lose
+    ended = run_fleet(cloud)
+    # The newest has no room, and the older one comes back.
+    assert (ended.actions, ended.ok) == ({"gpu1": "restored"}, False)
+    assert f"{first} is meant to be preemptible and has lost the tag preemptible: it costs 100 RUB an hour instead of" in ended.reason
+    cloud.fault = None
+    assert run_fleet(cloud, switch_to_preemptible=["gpu1"]).ok
+
+
+@pytest.mark.parametrize("how", ["refused", "in vain"])
+def test_a_start_after_which_the_server_does_not_run_is_no_success(how: str) -> None:
+    cloud = StandinCloud()
+    server = server_in(cloud, "SHUTOFF")
+    conflict = refusal(409, "Cannot 'start' instance while it is in task_state None")
+    cloud.fault = lambda _cloud, _service, _method, path, _answer: (
+        (conflict if how == "refused" else Response(202)) if path.endswith("/action") else None
+    )
+    ended = run_fleet(cloud, start_stopped=True)
+    assert (ended.actions, ended.ok) == ({"gpu1": "started"}, False)
+    assert f"{server} was to run and is SHUTOFF" in ended.reason
+    assert ("Cannot 'start' instance" in ended.reason) == (how == "refused")
 
 
 def test_a_change_that_would_drop_the_tag_is_refused() -> None:
