@@ -65,6 +65,9 @@ cache_connection: ~/.cache/llm_stack
 cache_timeout: 60
 """
 
+import hashlib
+import json
+import os
 import re
 from typing import Any
 
@@ -73,7 +76,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.apply import start
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.client import Calls, Watch
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.login import LOGIN_OPTIONS, connect, whereabouts
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.model import PROFILES, Fleet, FleetSpec
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.report import current_server, server_report
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._selectel.states import INTERRUPTED, RUNNING, kind_of
@@ -139,8 +142,15 @@ class InventoryModule(BaseInventoryPlugin, Cacheable):
             return [self._rendered(part) for part in value]
         return self.templar.template(value) if isinstance(value, str) else value
 
+    def _cache_key(self, path: str) -> str:
+        """Return the key of what is listed now: the file may say another fleet or cloud the next time, by a template."""
+        options = {name: self._option(name) for name in (*LOGIN_OPTIONS, "fleet", "profile", "regions")}
+        said = {**whereabouts(options, os.environ), **{name: options[name] for name in ("fleet", "profile", "regions")}}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.get_cache_key(path)}_{digest[:16]}"
+
     def _cached(self, path: str, cache: bool) -> dict[str, dict[str, Any]]:
-        key = self.get_cache_key(path)
+        key = self._cache_key(path)
         if cache and self.get_option("cache"):
             try:
                 found: dict[str, dict[str, Any]] = self._cache[key]

@@ -47,6 +47,13 @@ def secrets_of(auth: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(value) for key, value in auth.items() if value and _SECRET_NAMES.search(key))
 
 
+def whereabouts(options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what tells one login from another, without secrets: the options and the OS_ variables."""
+    auth = {name: value for name, value in (options.get("auth") or {}).items() if not _SECRET_NAMES.search(name)}
+    set_outside = {name: value for name, value in environment.items() if name.startswith("OS_") and not _SECRET_NAMES.search(name)}
+    return {**{name: options.get(name) for name in ("cloud", "auth_type", "region_name", "interface")}, "auth": auth, **set_outside}
+
+
 def sdk_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a module as the SDK takes them; what is not given is left for it to find."""
     given = {_SDK_NAMES.get(name, name): options[name] for name in LOGIN_OPTIONS if options.get(name) is not None}

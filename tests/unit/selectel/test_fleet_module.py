@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from email import message_from_string
@@ -240,6 +241,31 @@ def test_the_inventory_is_cached_until_it_is_refreshed(tmp_path: Path) -> None:
     found = listed(tmp_path, again=True, **cache)
     assert found["reads"] == [4, 4, 8]
     assert listed(tmp_path, again=True)["reads"] == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("option", "template"),
+    [("fleet", "{0}"), ("cloud", "{0}"), ("region_name", "{0}"), ("regions", ["{0}"]), ("auth", {"auth_url": "https://{0}/v3"})],
+)
+def test_the_cache_keeps_fleets_and_clouds_of_one_file_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, template: Any
+) -> None:
+    cache = {"cache": True, "cache_plugin": "ansible.builtin.jsonfile", "cache_connection": str(tmp_path / "cache")}
+    value = json.loads(json.dumps(template).replace("{0}", "{{ lookup('ansible.builtin.env', 'WHICH') }}"))
+    reads = []
+    for which in ("llm", "other", "llm"):
+        monkeypatch.setenv("WHICH", which)
+        found = listed(tmp_path, **{**cache, option: value})
+        reads.append(found["reads"])
+        assert bool(found["groups"]["gpu_workers"]) == (option != "fleet" or which == "llm")
+    assert reads == [[4], [4], [0]]
+
+
+def test_what_tells_one_login_from_another_is_no_secret() -> None:
+    environment = {"OS_CLOUD": "other", "OS_PASSWORD": "hunter2", "HOME": "/root"}
+    found = login.whereabouts({"cloud": "c", "auth": AUTH}, environment)
+    assert (found["OS_CLOUD"], found["cloud"], found["auth"]["project_name"]) == ("other", "c", "llm-project")
+    assert not re.search("hunter2|/root", str(found))
 
 
 def test_without_a_fleet_nothing_is_asked(tmp_path: Path) -> None:
