@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Mapping, Protocol
 
 from .errors import Busy, CloudError, NoService, OutOfTime, Unclear
 from .roll import Roll
@@ -142,9 +142,12 @@ class Cloud:
                 return found
             query["marker"] = page[-1]["id"]
 
-    def send(self, service: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Change something in a way that may be repeated: a second time it finds the work done."""
-        return self._patient(service, method, path, body=body)
+    def send(self, service: str, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Change something in a way that may be repeated: a second time it finds the work done.
+
+        :param headers: further ones, such as the revision that is to be changed and no other.
+        """
+        return self._patient(service, method, path, body=body, headers=headers)
 
     def delete(self, service: str, path: str) -> None:
         """Remove something; what is gone already is gone."""
@@ -206,11 +209,15 @@ class Cloud:
         except OutOfTime as over:
             raise OutOfTime(f"{over}; before that, {error}") from error
 
-    def _once(self, service: str, method: str, path: str, *, body: Any = None, params: Any = None) -> dict[str, Any]:
+    def _once(
+        self, service: str, method: str, path: str, *, body: Any = None, params: Any = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         timeout = min(self._timeout, self.watch.left())
         options: dict[str, Any] = {"raise_exc": False, "timeout": timeout, "connect_retries": 0, "params": params or {}}
         if body is not None:
             options["json"] = body
+        if headers:
+            options["headers"] = dict(headers)
         if service == "compute":
             options["microversion"] = MICROVERSION
         self._calls.count(method)

@@ -15,6 +15,9 @@ from .placements import Unresolved, find_named
 from .plan import Changes
 from .read import mark, parse_address, parse_port
 
+# How often a port may have changed between being read and being written.
+_CONFLICTS = 8
+
 
 def merge_into(cloud: Cloud, server: Server, changes: Changes, *, desired: FleetSpec, networks: Callable[[str], tuple[Named, ...]]) -> None:
     """Carry the changes out. Each is one request that may be repeated.
@@ -28,12 +31,32 @@ def merge_into(cloud: Cloud, server: Server, changes: Changes, *, desired: Fleet
         cloud.delete("compute", f"{path}/tags/{quote(tag, safe='')}")
     if changes.metadata:
         cloud.send("compute", "POST", f"{path}/metadata", {"metadata": changes.metadata})
-    for port, groups in changes.groups.items():
-        cloud.send("network", "PUT", f"/ports/{port}", {"port": {"security_groups": list(groups)}})
+    for port, missing in changes.groups.items():
+        _add_groups(cloud, port, missing)
     for volume in changes.used:
         _mark_used(cloud, volume)
     if changes.address:
         _attach_address(cloud, server, desired, networks)
+
+
+def _add_groups(cloud: Cloud, port: str, missing: tuple[str, ...]) -> None:
+    """Add security groups to a port. Neutron takes only the whole list, to which others may have added since the fleet was read."""
+    for last in (False,) * _CONFLICTS + (True,):
+        found = cloud.get("network", f"/ports/{port}")["port"]
+        has = list(found.get("security_groups") or [])
+        whole = has + [group for group in missing if group not in has]
+        if whole == has:
+            return
+        # A cloud without revisions has no such number, and one that does not compare them ignores the header.
+        revision = found.get("revision_number")
+        headers = {} if revision is None else {"If-Match": f"revision_number={revision}"}
+        try:
+            cloud.send("network", "PUT", f"/ports/{port}", {"port": {"security_groups": whole}}, headers=headers)
+            return
+        except CloudError as error:
+            if error.status != 412 or last:
+                raise
+        cloud.watch.pause(0.5)
 
 
 def _mark_used(cloud: Cloud, volume: str) -> None:

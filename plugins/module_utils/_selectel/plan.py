@@ -22,7 +22,7 @@ MAKING = ("created", "replaced", "succeeded")
 class Changes:
     """What is merged into a server that stays.
 
-    :param groups: security groups by port, those it has included.
+    :param groups: security groups by port, those it lacks.
     :param used: volumes to mark as used.
     """
 
@@ -300,7 +300,7 @@ def _group_changes(ports: list[Port], region: str, *, current: Fleet, desired: F
     for port in ports:
         missing = tuple(group for group in wanted if group not in port.groups)
         if port.slot and missing:
-            found[port.id] = port.groups + missing
+            found[port.id] = missing
     return found
 
 

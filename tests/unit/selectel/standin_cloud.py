@@ -103,6 +103,7 @@ class StandinCloud:
         self.strips_tags = False
         self.tells_actions = True
         self.restore_breaks = False
+        self.has_revisions = True
         self.fault: Fault | None = None
         self.flavors = [
             {"id": "f-gpu", "name": "GL10", "vcpus": 4, "ram": 16384, "disk": 0, "extra_specs": {"pci_passthrough:alias": "T4:1"}},
@@ -152,6 +153,12 @@ class StandinCloud:
 
     def set_status(self, server: str, status: str, task: str | None = None) -> None:
         self.servers[server].update({"status": status, "OS-EXT-STS:task_state": task, "_until": None})
+
+    def change_port(self, port: str, **changes: Any) -> None:
+        """Change a port as anybody may."""
+        self.ports[port].update(changes)
+        if "revision_number" in self.ports[port]:
+            self.ports[port]["revision_number"] += 1
 
     # -- plumbing ---------------------------------------------------------------------------------------------------------
     def connection(self) -> Connection:
@@ -392,11 +399,18 @@ class StandinCloud:
             return Response(201, {"port": self._new_port(body)})
         if parts[0] not in self.ports:
             return refusal(404, f"Port {parts[0]} could not be found.")
-        if method != "DELETE":
-            self.ports[parts[0]].update((options.get("json") or {}).get("port", {}))
-            return Response(200, {"port": self.ports[parts[0]]})
-        del self.ports[parts[0]]
-        return Response(204)
+        return self._on_port(parts[0], method, options)
+
+    def _on_port(self, port: str, method: str, options: dict[str, Any]) -> Response:
+        if method == "DELETE":
+            del self.ports[port]
+            return Response(204)
+        wanted, number = (options.get("headers") or {}).get("If-Match"), self.ports[port].get("revision_number")
+        if wanted not in (None, f"revision_number={number}"):
+            return refusal(412, f"Constrained to {wanted.split('=')[1]}, but current revision is {number}")
+        if method == "PUT":
+            self.change_port(port, **options["json"]["port"])
+        return Response(200, {"port": self.ports[port]})
 
     def _new_port(self, body: dict[str, Any]) -> dict[str, Any]:
         name = self._id("port")
@@ -410,6 +424,7 @@ class StandinCloud:
             "security_groups": body.get("security_groups", ["g-def"]),
             "fixed_ips": address,
             "created_at": self._stamp(),
+            **({"revision_number": 1} if self.has_revisions else {}),
         }
         self.ports[name] = port
         return port

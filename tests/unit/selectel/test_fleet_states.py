@@ -324,6 +324,37 @@ def test_what_a_server_has_is_merged_with_and_not_replaced() -> None:
     assert run_fleet(cloud, **options).plan.plan.steps == ()
 
 
+@pytest.mark.parametrize(("method", "times", "revisions"), [("POST", 1, True), ("POST", 1, False), ("PUT", 3, True)])
+def test_a_security_group_that_others_add_meanwhile_stays(method: str, times: int, revisions: bool) -> None:
+    cloud = StandinCloud()
+    cloud.has_revisions = revisions
+    server_in(cloud, "SHELVED_OFFLOADED")
+    (port,) = cloud.ports
+    theirs: list[str] = []
+
+    def add(_cloud: StandinCloud, _service: str, asked: str, _path: str, _answer: Any) -> None:
+        # While the server is restored, or between the reading of its port and the writing.
+        if asked == method and len(theirs) < times:
+            theirs.append(f"g-theirs-{len(theirs)}")
+            cloud.change_port(port, security_groups=[*cloud.ports[port]["security_groups"], theirs[-1]])
+
+    cloud.fault = add
+    assert run_fleet(cloud, security_groups=["ssh"]).ok
+    assert sorted(cloud.ports[port]["security_groups"]) == sorted(["g-def", "g-ssh", *theirs])
+    assert len(theirs) == times
+
+
+def test_a_port_that_never_stays_as_it_was_read_is_that_server_s_failure() -> None:
+    cloud = StandinCloud()
+    server_in(cloud, "SHELVED_OFFLOADED")
+    (port,) = cloud.ports
+    cloud.fault = lambda _cloud, _service, method, _path, _answer: cloud.change_port(port) if method == "PUT" else None  # type: ignore[func-returns-value]
+    ended = run_fleet(cloud, security_groups=["ssh"])
+    assert ended.actions == {"gpu1": "failed"}
+    assert "network of r1 answered 412" in ended.reason
+    assert cloud.ports[port]["security_groups"] == ["g-def"]
+
+
 def test_a_public_address_moves_to_the_successor() -> None:
     cloud = StandinCloud()
     run_fleet(cloud, floating_network="ext")
