@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from email import message_from_string
+from email.message import Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 
 from .errors import CloudError
 
-# What cloud-init calls the kinds of user data, by their first line.
-_KINDS = {"#cloud-config": "cloud-config", "#!": "x-shellscript", "#include": "x-include-url", "#cloud-boothook": "cloud-boothook"}
+# What cloud-init calls the kinds of user data, by how they begin; longer beginnings come first. It finds out itself what is plain.
+_KINDS = {
+    "#cloud-config-archive": "cloud-config-archive",
+    "#cloud-config": "cloud-config",
+    "#!": "x-shellscript",
+    "#include-once": "x-include-once-url",
+    "#include": "x-include-url",
+    "#cloud-boothook": "cloud-boothook",
+}
 # Nova: 65535 bytes of base64.
 MAX_USER_DATA = 65535
 
@@ -50,9 +59,18 @@ def with_host_key(user_data: str, key: HostKey) -> str:
     whole = MIMEMultipart()
     whole.attach(_part("\n".join(lines), "cloud-config"))
     if user_data.strip():
-        kind = next((kind for start, kind in _KINDS.items() if user_data.startswith(start)), "plain")
-        whole.attach(_part(user_data, kind))
+        whole.attach(_given(user_data))
     return whole.as_string()
+
+
+def _given(user_data: str) -> Message:
+    """Return the caller's user data as a part."""
+    message = message_from_string(user_data)
+    if "MIME-Version" in message:
+        # It has parts of its own, or says itself what it is. cloud-init takes the parts of a part.
+        return message
+    kind = next((kind for start, kind in _KINDS.items() if user_data.startswith(start)), "plain")
+    return _part(user_data, kind)
 
 
 def _part(text: str, kind: str) -> MIMEText:

@@ -162,6 +162,51 @@ def test_user_data_gives_the_server_its_host_key_before_anything_else() -> None:
     assert key.private not in repr(key)
 
 
+SCRIPT = "#!/bin/sh\necho 'Grüße: MIME-Version: 1.0'\n"
+PARTS = f"""Content-Type: multipart/mixed; boundary="B"
+MIME-Version: 1.0
+
+--B
+Content-Type: text/cloud-config
+
+#cloud-config
+hostname: x
+
+--B
+Content-Type: text/x-shellscript; charset="utf-8"
+Content-Transfer-Encoding: base64
+
+{base64.b64encode(SCRIPT.encode()).decode()}
+--B--
+"""
+
+
+@pytest.mark.parametrize(
+    ("user_data", "kinds"),
+    [
+        ("", []),
+        ("#cloud-config\nhostname: x\n", ["text/cloud-config"]),
+        ("#cloud-config-archive\n- type: text/cloud-config\n  content: |\n    hostname: x\n", ["text/cloud-config-archive"]),
+        (SCRIPT, ["text/x-shellscript"]),
+        ("#include\nhttps://x\n", ["text/x-include-url"]),
+        ("#include-once\nhttps://x\n", ["text/x-include-once-url"]),
+        ("## template: jinja\n#cloud-config\n", ["text/plain"]),
+        ("MIME-Version: 1.0\nContent-Type: text/cloud-boothook\n\n#!/bin/sh\n", ["text/cloud-boothook"]),
+        (PARTS, ["text/cloud-config", "text/x-shellscript"]),
+    ],
+)
+def test_user_data_beside_a_host_key_stays_what_it_is(user_data: str, kinds: list[str]) -> None:
+    whole = message_from_string(with_host_key(user_data, make_host_key()))
+    # As cloud-init walks through it: what holds parts is none itself.
+    parts = [part for part in whole.walk() if part.get_content_maintype() != "multipart"][1:]
+    assert [part.get_content_type() for part in parts] == kinds
+    texts = [part.get_payload(decode=True).decode() for part in parts]  # type: ignore[union-attr]
+    if user_data == PARTS:
+        assert texts == ["#cloud-config\nhostname: x\n", SCRIPT]
+    elif kinds:
+        assert user_data.endswith(texts[0])
+
+
 @pytest.mark.parametrize(
     ("created", "launched", "since"),
     [(0, 5, 0), (0, 3600 * 10, 0), (-3600 * 30, 3600 * 10, 3600 * 10), (0, None, None)],
