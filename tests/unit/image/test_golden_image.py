@@ -76,7 +76,9 @@ EMPTIED = {
     "etc/machine-id": MACHINE + "\n",
     "etc/hostname": "gpu1\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 gpu1\n",
-    "etc/shadow": "root:$y$j9T$salt$hash:20000:0:99999:7:::\ndaemon:*:20000::::::\nopen::20000::::::\nlocked:!:20000::::::\n",
+    "etc/shadow": "root:$y$j9T$salt$hash:20000:0:99999:7:::\ndaemon:*:20000::::::\nopen::20000::::::\nlocked:!:20000::::::\n"
+    "admin:!$y$j9T$salt$hash:20000::::::\nformer:!!$6$salt$hash:20000::::::\nodd:*$6$salt$hash:20000::::::\n",
+    "etc/gshadow": "root:*::\nadmin:!$6$salt$hash::admin\nteam:$6$salt$hash:admin:\n",
     "etc/docker/daemon.json": json.dumps({"node-generic-resources": ["GPU=GPU-1"], "log-driver": "local"}),
     "etc/llm-model-sync.json": json.dumps({"source": "https", "url": "https://192.0.2.11/models", "token": MODEL_TOKEN}),
 }
@@ -130,9 +132,9 @@ def test_emptied(copied: Path) -> None:
     assert (copied / "etc/machine-id").read_text() == ""
     assert (copied / "etc/hostname").read_text() == "localhost\n"
     assert (copied / "etc/hosts").read_text() == "127.0.0.1 localhost\n"
-    assert (
-        copied / "etc/shadow"
-    ).read_text() == "root:!:20000:0:99999:7:::\ndaemon:*:20000::::::\nopen:!:20000::::::\nlocked:!:20000::::::\n"
+    locked = "".join(f"{name}:!:20000::::::\n" for name in ("open", "locked", "admin", "former", "odd"))
+    assert (copied / "etc/shadow").read_text() == "root:!:20000:0:99999:7:::\ndaemon:*:20000::::::\n" + locked
+    assert (copied / "etc/gshadow").read_text() == "root:*::\nadmin:!::admin\nteam:!:admin:\n"
     assert json.loads((copied / "etc/docker/daemon.json").read_text()) == {"log-driver": "local"}
     assert json.loads((copied / "etc/llm-model-sync.json").read_text()) == {
         "source": "https",
