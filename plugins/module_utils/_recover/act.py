@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping
 
 from .._selectel.model import FleetSpec, Placement
+from .._selectel.states import ALIVE, kind_of
 from .model import BY_SUCCESSOR, IN_CLOUD, RETIRE, SCALED_LABEL, SHED, Action, Observed, Recovery, WorkerNode
 
 
@@ -62,6 +63,7 @@ def worked_on(actions: Iterable[Action]) -> list[str]:
 
 
 def _followed(observed: Observed) -> set[str]:
-    """Return the slots in which a server has a successor beside it."""
-    known = {server.id: server for server in observed.fleet.servers}
+    """Return the slots in which a server that is alive has a successor beside it."""
+    # Beside a single one the module would make another.
+    known = {server.id: server for server in observed.fleet.servers if kind_of(server) in ALIVE}
     return {server.slot for server in known.values() if any(one in known for one in server.replaces)}

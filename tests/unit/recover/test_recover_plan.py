@@ -473,6 +473,22 @@ def test_a_successor_that_was_lost_is_tidied_up_and_the_next_is_made_later() -> 
     assert (action.do, "new is left over" in action.reason) == ("tidy", True)
 
 
+@pytest.mark.parametrize("loss", [[], ["gpu1"]])
+@pytest.mark.parametrize("lost", ["gpu1", "new"])
+def test_tidying_up_beside_one_that_was_lost_makes_no_server(lost: str, loss: list[str]) -> None:
+    """It would be one that nobody asked for and no budget knows of, at every look anew."""
+    former, new = server(age=OLD), server(id="new", age=HOUR, replaces="gpu1")
+    observed = seen(*(replace(one, status="SHELVED") if one.id == lost else one for one in (former, new)))
+    stray = Volume("v-1", "r1", "gpu1", "available", created_at=NOW - HOUR)
+    observed = replace(observed, fleet=replace(observed.fleet, volumes=(stray,)))
+    desired = fleet(allow_data_loss=loss)
+    recovery = decide(observed, desired)
+    assert only(recovery).do in ("tidy", "retire")
+    spec = wanted(**acting_options(recovery, observed=observed, desired=desired), allow_data_loss=loss)
+    (work,) = plan_fleet(current=observed.fleet, desired=spec, memory={}, now=NOW).works
+    assert (work.action, [one.id for one in work.doomed]) == ("kept", [lost] if loss else [])
+
+
 def test_disks_and_addresses_that_are_left_over_are_tidied_up() -> None:
     observed = seen(server())
     stray = Volume("v-1", "r1", "gpu1", "available", created_at=NOW - HOUR)
