@@ -102,11 +102,15 @@ def test_what_is_not_confirmed_or_not_clear_is_not_interrupted(servers: list[obj
 
 
 @pytest.mark.one_core
-def test_drill_interrupts_nobody_without_a_name_given_twice(whole: Control) -> None:
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [("", "give its name twice"), ("llm_stack_drill_confirm=gpu1 llm_stack_drill_clients=0", "numbers above 0, or left out")],
+)
+def test_drill_interrupts_nobody_without_a_name_given_twice_and_a_load(whole: Control, more: str, text: str) -> None:
     before = whole.cloud.writes()
-    ended = whole.play("drill", "-e", "llm_stack_drill_worker=gpu1")
+    ended = whole.play("drill", "-e", f"llm_stack_drill_worker=gpu1 {more}")
     assert ended.returncode != 0
-    assert "give its name twice" in " ".join(ended.stdout.split())
+    assert text in " ".join(ended.stdout.split())
     assert whole.cloud.writes() == before
 
 
