@@ -104,6 +104,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"engine_paths": {"/var/lib/docker": ["manager1", "gpu1"], "/srv/docker": ["gpu2"]}},
         "data-root at different paths: /var/lib/docker of manager1 gpu1, /srv/docker of gpu2.",
     ),
+    "port": (
+        {"monitoring_storage_targets": [{"name": "a", "address": "[fd00::1]:9100"}, {"name": "b c", "address": "192.0.2.11"}]},
+        "monitoring_storage_targets has the name b c, the address 192.0.2.11. A name has no space",
+    ),
     "image": ({"monitoring_images": {"kibana": "x:1"}}, "monitoring_images names kibana, which no service uses."),
 }
 FILES = {

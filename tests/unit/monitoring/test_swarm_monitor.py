@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
@@ -19,6 +21,7 @@ from test_exporters import API, NOW, answering, asked, told, values
 
 from swarm_monitor import look as looking  # isort: skip - site_files puts it on the path
 from swarm_monitor import page  # isort: skip
+from swarm_monitor import watcher as watching  # isort: skip
 from swarm_monitor.history import GIVEN_UP, Account, History, Outage  # isort: skip
 from swarm_monitor.look import Copies, Look, look  # isort: skip
 from swarm_monitor.server import admitted, answer, make_server  # isort: skip
@@ -125,7 +128,7 @@ def test_every_manager_is_asked_for_its_backups(monkeypatch: pytest.MonkeyPatch)
         "10.0.0.4:9777": b"",
     }
 
-    def get(address: str, path: str) -> bytes:
+    def get(address: str, path: str, _seconds: float = 0) -> bytes:
         if address == "10.0.0.5:9777":
             raise OSError(113, "No route to host")
         return said[address] if path == "/metrics" else b"[]"
@@ -139,6 +142,64 @@ def test_every_manager_is_asked_for_its_backups(monkeypatch: pytest.MonkeyPatch)
         ("manager1", {"state": {"llm_backup_success": 1.0}}, ""),
         ("manager2", {"state": {"llm_backup_success": 0.0}}, ""),
     ]
+
+
+def test_hosts_that_are_silent_do_not_make_the_swarm_old(tmp_path: Path) -> None:
+    """Each for itself they would take longer together than a look stands for the present."""
+    silent = [socket.create_server(("127.0.0.1", 0)) for _number in range(12)]
+    storage = {f"s{number:02}": f"127.0.0.1:{one.getsockname()[1]}" for number, one in enumerate(silent)}
+    with answering(API) as port:
+        watcher = Watcher(Settings(proxy=f"127.0.0.1:{port}", database=str(tmp_path / "m.sqlite"), storage=storage))
+        begun = time.monotonic()
+        watcher.turn()
+    assert time.monotonic() - begun < looking.ALL_SECONDS
+    view = watcher.view
+    assert view.fresh and view.seen
+    assert [(one.host, one.error) for one in view.seen.copies] == [(name, "timed out") for name in storage]
+    for one in silent:
+        one.close()
+
+
+def test_hosts_that_take_for_ever_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are asked at once, and none comes to its end."""
+    end = threading.Event()
+
+    def get(_address: str, _path: str, _seconds: float) -> bytes:
+        end.wait(30)
+        return b""
+
+    monkeypatch.setattr(looking, "get", get)
+    monkeypatch.setattr(looking, "ALL_SECONDS", 0.2)
+    storage = {f"s{number:02}": "192.0.2.11:9100" for number in range(looking.AT_ONCE + 1)}
+    found = list(looking.copies(Settings(storage=storage)))
+    end.set()
+    assert [(one.host, one.error) for one in found] == [(name, "it has told nothing after 0 s") for name in storage]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.11", "s1:http", "PORT"])
+def test_what_cannot_be_understood_does_not_end_the_looks(tmp_path: Path, address: str) -> None:
+    odd = {"llm_backup_success": "1e+", "llm_backup_max_age_seconds": "1.5e+3"}
+    said = "".join(f'{name}{{job_name="a"}} {value}\n' for name, value in odd.items())
+    with answering({**API, "/metrics": (200, said.encode())}) as port:
+        storage = {"s1": address.replace("PORT", f"127.0.0.1:{port}")}
+        watcher = Watcher(Settings(proxy=f"127.0.0.1:{port}", database=str(tmp_path / "m.sqlite"), storage=storage))
+        watcher.turn()
+    assert watcher.view.seen, watcher.view.error
+    (copy,) = watcher.view.seen.copies
+    if address == "PORT":
+        assert copy.jobs == {"a": {"llm_backup_max_age_seconds": 1500.0}}
+    else:
+        assert "is no address with a port" in copy.error
+
+
+def test_a_look_that_fails_in_an_unforeseen_way_is_a_reason_like_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_words: object) -> Look:
+        raise ValueError("no number")
+
+    monkeypatch.setattr(watching, "look", fails)
+    watcher = Watcher(Settings(database=str(tmp_path / "m.sqlite")))
+    watcher.turn()
+    assert "no number" in watcher.view.error
 
 
 def test_backups_of_managers_that_are_not_found_are_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ HELP = {
 }
 _SAMPLE = re.compile(
     r'^(?P<name>llm_(?:backup|restore_drill)_\w+)\{job_name="(?P<job>[A-Za-z0-9-]+)"(?:,instance="(?P<host>[^"]*)")?\}'
-    r" (?P<value>[0-9.eE+-]+)$"
+    r" (?P<value>[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)$"
 )
 _HOST = re.compile(r'^llm_backup_host_info\{host="(?P<host>[^"\\]+)"\} 1$', re.MULTILINE)
 Jobs = Mapping[str, Mapping[str, float]]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from backups import jobs_of, told_by
@@ -18,6 +19,9 @@ from exposition import NotAnswered
 from .settings import Settings
 
 SECONDS = 10.0
+# Hosts that tell of backups: a silent one must not make the look at the swarm old. So many are asked at once, each for so long, and all of
+# them together for no longer than the last; what has told nothing by then is unknown.
+HOST_SECONDS, ALL_SECONDS, AT_ONCE = 3.0, 9.0, 16
 # Services with their counts of tasks need 1.41, which Docker has since 20.10.
 API = "/v1.41"
 STATE, ENGINE = "llm-stack-state", "llm_engine"
@@ -54,13 +58,15 @@ class Look:
     copies: tuple[Copies, ...] = ()
 
 
-def get(address: str, path: str) -> bytes:
+def get(address: str, path: str, seconds: float = SECONDS) -> bytes:
     """Return what ``HOST:PORT`` answers.
 
+    :param seconds: how long each step of it may take.
     :raises OSError: it was not reached, or said no.
+    :raises ValueError: the address has no port.
     """
     host, _colon, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=SECONDS)
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=seconds)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -106,14 +112,31 @@ def look(settings: Settings, now: float) -> Look:
 
 def copies(settings: Settings) -> Iterator[Copies]:
     """Yield what each host says of its backups; a manager that says nothing has none."""
+    managers: list[str] = []
     if settings.backups:
         try:
-            managers = [_told("", address) for address in addresses_of(settings.backups)]
-            yield from sorted((one for one in managers if one.host), key=lambda one: one.host)
+            managers = addresses_of(settings.backups)
         except OSError as error:
             yield Copies("managers", error=f"{settings.backups} is not found: {error.strerror or error}")
-    for name, address in sorted(settings.storage.items()):
-        yield _told(name, address)
+    told = _all_told([("", address) for address in managers] + sorted(settings.storage.items()))
+    yield from sorted((one for one in told[: len(managers)] if one.host), key=lambda one: one.host)
+    yield from told[len(managers) :]
+
+
+def _all_told(hosts: Sequence[tuple[str, str]]) -> list[Copies]:
+    """Ask hosts, by their name and address, at the same time."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    asked = [pool.submit(_told, host, address) for host, address in hosts]
+    wait(asked, timeout=ALL_SECONDS)
+    # An answer that comes in drops may go on for long, and nobody waits for it.
+    pool.shutdown(wait=False, cancel_futures=True)
+    return [_of(task, host or address) for task, (host, address) in zip(asked, hosts)]
+
+
+def _of(task: Future[Copies], host: str) -> Copies:
+    if task.done() and not task.cancelled():
+        return task.result()
+    return Copies(host, error=f"it has told nothing after {ALL_SECONDS:.0f} s")
 
 
 def addresses_of(service: str) -> list[str]:
@@ -133,7 +156,9 @@ def _told(host: str, address: str) -> Copies:
     :param host: empty when the exporter knows that itself.
     """
     try:
-        text = get(address, "/metrics").decode("utf-8", "replace")
+        text = get(address, "/metrics", HOST_SECONDS).decode("utf-8", "replace")
     except OSError as error:
         return Copies(host or address, error=error.strerror or str(error))
+    except ValueError as error:
+        return Copies(host or address, error=f"{address} is no address with a port: {error}")
     return Copies(host or told_by(text), jobs_of(text))

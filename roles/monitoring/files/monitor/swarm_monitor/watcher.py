@@ -55,7 +55,7 @@ class Watcher:
             seen = look(self.settings, self._clock())
             self._history.take(seen)
             account = self._history.account()
-        except (NotAnswered, sqlite3.Error, KeyError, TypeError, AttributeError) as problem:
+        except (NotAnswered, sqlite3.Error, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
             error = str(problem) if isinstance(problem, NotAnswered) else f"What was seen cannot be kept or understood: {problem!r}"
             print(error, file=sys.stderr, flush=True)  # noqa: T201 - the log of the container
         with self._lock:
