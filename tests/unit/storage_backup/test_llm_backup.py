@@ -1185,6 +1185,78 @@ def test_an_archive_goes_back_to_where_it_came_from(place: Place, monkeypatch: p
     assert (source / "file").read_text() == "content"
 
 
+def state_place(place: Place, monkeypatch: pytest.MonkeyPatch, *paths: str, database: str = "") -> None:
+    """A job of archives whose copy is a file in each path, and perhaps a database; STAND-IN of borgmatic."""
+    home = place.home
+    databases = [str(home / database)] if database else []
+    job = {"name": "state", "configuration": "/nowhere", "paths": [str(home / one) for one in paths], "databases": databases, "prefix": "a"}
+    (home / "jobs" / "state.json").write_text(json.dumps(job))
+
+    def borgmatic(_job: Any, verb: str, *_words: str) -> str:
+        if verb == "extract":
+            for one in paths:
+                (home / one).mkdir(exist_ok=True)
+                (home / one / "file").write_text("content")
+            staging = home / "state" / "databases" / "state"
+            staging.mkdir(parents=True)
+            for one in databases:
+                (staging / place.program.copy_name(one)).write_text("copy")
+        return json.dumps([{"archives": [{"name": "a1"}]}])
+
+    monkeypatch.setattr(place.program, "borgmatic", borgmatic)
+
+
+def test_a_disk_that_was_just_formatted_is_not_in_the_way(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    state_place(place, monkeypatch, "chat", database="elsewhere/deep/x.sqlite")
+    (place.home / "chat" / "lost+found").mkdir(parents=True)
+    assert place.program.main(["restore", "state"]) == 0, capsys.readouterr().err
+    assert (place.home / "chat" / "file").read_text() == "content"
+    assert (place.home / "elsewhere" / "deep" / "x.sqlite").read_text() == "copy", "nothing else makes its directory"
+
+
+@pytest.mark.parametrize("below", ["", "/a disk"])
+def test_what_is_mounted_is_refused_before_anything_is_renamed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any, below: str
+) -> None:
+    state_place(place, monkeypatch, "manager", "chat")
+    for name in ("manager", "chat"):
+        (place.home / name).mkdir()
+        (place.home / name / "file").write_text("old")
+    at = f"{place.home}/chat{below}"
+    monkeypatch.setattr(place.program, "mount_points", lambda: ["/", str(place.home), f"{place.home}/chatter", at])
+    for more in ([], ["--plan"]):
+        assert place.program.main(["restore", "state", "--aside", *more]) == 1
+        assert f"{place.home}/chat cannot be renamed, for a file system is mounted at {at}, where" in capsys.readouterr().err
+    assert [(place.home / name / "file").read_text() for name in ("manager", "chat")] == ["old", "old"]
+
+
+def test_where_file_systems_are_mounted_is_read_from_the_kernel(place: Place) -> None:
+    found = place.program.mount_points()
+    assert "/" in found and "/proc" in found
+    assert all(os.path.ismount(one) for one in found if one in ("/", "/proc"))
+
+
+def test_a_restore_that_breaks_off_names_what_it_has_renamed(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    state_place(place, monkeypatch, "manager", "chat")
+    for name in ("manager", "chat"):
+        (place.home / name).mkdir()
+        (place.home / name / "file").write_text("old")
+    real = place.program.Path.rename
+
+    def rename(path: Path, to: str) -> Path:
+        if path.name == "chat":
+            raise OSError(16, "Device or resource busy", str(path))
+        return real(path, to)
+
+    monkeypatch.setattr(place.program.Path, "rename", rename)
+    assert place.program.main(["restore", "state", "--aside"]) == 1
+    (kept,) = place.home.glob("manager.before-restore-*")
+    said = capsys.readouterr().err
+    assert "The restore broke off: [Errno 16] Device or resource busy" in said
+    assert said.endswith(f"What was in the way was renamed and kept: {kept}.\n")
+    assert (place.home / "chat" / "file").read_text() == "old"
+
+
 def test_a_restore_that_cannot_be_made_leaves_what_is_there(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     place.job()
     place.program.main(["run", "data"])
