@@ -43,10 +43,14 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'zfs_pool_scrub_last_timestamp_seconds{pool="llm"}': f"age {38 * DAY}"},
     ),
     "ZfsNeverScrubbed": (
-        {'zfs_pool_data_errors{pool="llm",instance="a"}': "0x99"},
+        {'zfs_pool_created_timestamp_seconds{pool="llm",instance="a"}': f"age {41 * DAY}"},
         {
-            'zfs_pool_data_errors{pool="llm",instance="a"}': "0x99",
+            'zfs_pool_created_timestamp_seconds{pool="llm",instance="a"}': f"age {41 * DAY}",
             'zfs_pool_scrub_last_timestamp_seconds{pool="llm",instance="a"}': f"age {DAY}",
+            'zfs_pool_created_timestamp_seconds{pool="new",instance="a"}': f"age {39 * DAY}",
+            # Its first one takes its time.
+            'zfs_pool_created_timestamp_seconds{pool="big",instance="a"}': f"age {41 * DAY}",
+            'zfs_pool_scanning{pool="big",instance="a"}': "1x99",
         },
     ),
     "ZfsPoolFilling": (
@@ -200,7 +204,15 @@ CASES: dict[str, tuple[Series, Series]] = {
             'llm_fleet_placement_failed{placement="ru-9a"}': "1x99",
         },
     ),
-    "FleetRegularTooLong": ({'llm_fleet_server_preemptible{node="gpu1"}': "0x99"}, {'llm_fleet_server_preemptible{node="gpu1"}': "1x99"}),
+    "FleetRegularTooLong": (
+        {'llm_fleet_server_preemptible{node="gpu1",node_id="1"}': "0x99"},
+        {
+            'llm_fleet_server_preemptible{node="gpu1",node_id="1"}': "1x99",
+            # Gone in the meantime, and another one that has come since.
+            'llm_fleet_server_preemptible{node="gpu2",node_id="2"}': "0x9",
+            'llm_fleet_server_preemptible{node="gpu2",node_id="3"}': "_x20 0x79",
+        },
+    ),
     "FleetRotationOverdue": (
         {'llm_fleet_server_ends_timestamp_seconds{node="gpu1"}': "age -2400"},
         {'llm_fleet_server_ends_timestamp_seconds{node="gpu1"}': f"age -{2 * HOUR}"},
@@ -239,10 +251,11 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "RestoreUnopened": ({'llm_restore_drill_opened{job_name="a"}': "0x99"}, {'llm_restore_drill_opened{job_name="a"}': "1x99"}),
     "RestoreNeverDrilled": (
-        {'llm_backup_max_age_seconds{job_name="a",instance="m"}': "7200x99"},
+        {'llm_backup_first_try_timestamp_seconds{job_name="a",instance="m"}': f"age {9 * DAY}"},
         {
-            'llm_backup_max_age_seconds{job_name="a",instance="m"}': "7200x99",
+            'llm_backup_first_try_timestamp_seconds{job_name="a",instance="m"}': f"age {9 * DAY}",
             'llm_restore_drill_success{job_name="a",instance="m"}': "0x99",
+            'llm_backup_first_try_timestamp_seconds{job_name="new",instance="m"}': f"age {7 * DAY}",
         },
     ),
     "ContainerMemoryFull": (
@@ -294,6 +307,8 @@ ALSO: dict[str, list[Series]] = {
         }
     ],
 }
+# Alerts that look so many seconds back, beside what their `for` says.
+LOOK_BACK = {"FleetRegularTooLong": 7 * HOUR}
 SCALES = {"good": 1.0, "short": 0.1}
 
 
@@ -313,14 +328,15 @@ def values(written: str, step: int, end: int, scale: float) -> str:
     if written.startswith("age "):
         return f"{end - int(float(written[4:]) * scale)}+0x99"
     first, _x, rest = written.partition(" ")
-    return " ".join(f"{part.partition('x')[0]}+0x{part.partition('x')[2]}" if "+" not in part else part for part in (first, *rest.split()))
+    return " ".join(f"{part.replace('x', '+0x')}" if part[0] not in "_s" and "+" not in part else part for part in (first, *rest.split()))
 
 
 def case(rule: dict[str, Any], series: Series, *, scale: float, fires: bool) -> dict[str, Any]:
     """One test of promtool's: whether the alert fires, and that it did not before its time."""
     hold = seconds(rule.get("for", "0s"))
-    step = max(int(60 * scale), hold // 10, 1)
-    end = step * ((hold // step) + 8)
+    back = int(LOOK_BACK.get(rule["alert"], 0) * scale)
+    step = max(int(60 * scale), hold // 10, back // 60, 1)
+    end = step * (((hold + back) // step) + 8)
     asked = f'count(ALERTS{{alertname="{rule["alert"]}",alertstate="firing"}})'
     given = [{"series": name, "values": values(text, step, end, scale)} for name, text in series.items()]
     expected: list[dict[str, Any]] = [{"labels": "{}", "value": 1}] if fires else []
@@ -365,6 +381,48 @@ def test_a_lost_session_is_not_told_to_be_over_while_it_is_lost(written: Written
     path.write_text(json.dumps({"rule_files": [str(written.place / "good" / "rules.yml")], "evaluation_interval": "10m", "tests": [one]}))
     ended = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+# By alert of what lasts for days: series in steps of ten minutes, in which a look fails now and then, when it must fire and when not yet.
+GAPS: dict[str, tuple[Series, str, str]] = {
+    "RestoreNeverDrilled": (
+        {'llm_backup_first_try_timestamp_seconds{job_name="a",instance="m"}': "0+0x800 stale 0+0x800 stale 0+0x800"},
+        "7d",
+        "9d",
+    ),
+    "ZfsNeverScrubbed": (
+        {'zfs_pool_created_timestamp_seconds{pool="llm",instance="m"}': "0+0x4000 stale 0+0x1800 stale 0+0x800"},
+        "39d",
+        "42d",
+    ),
+    "FleetRegularTooLong": (
+        {'llm_fleet_server_preemptible{node="gpu1",node_id="1"}': "0+0x20 stale 0+0x20 stale stale 0+0x2 stale 0+0x20"},
+        "5h",
+        "8h",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_look_that_fails_now_and_then_does_not_put_an_alert_off_for_ever(written: Written, name: str) -> None:
+    series, before, after = GAPS[name]
+    rules = written.place / "good" / "rules.yml"
+    asked = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+    checks = [
+        {"expr": asked, "eval_time": before, "exp_samples": []},
+        {"expr": asked, "eval_time": after, "exp_samples": [{"labels": "{}", "value": 1}]},
+    ]
+    given = [{"series": each, "values": text} for each, text in series.items()]
+    one = {"interval": "10m", "input_series": given, "promql_expr_test": checks}
+    path = written.place / "good" / f"test-gap-{name}.json"
+    path.write_text(json.dumps({"rule_files": [str(rules)], "evaluation_interval": "10m", "tests": [one]}))
+    ended = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_no_alert_waits_for_longer_than_looks_go_well_without_a_gap(written: Written) -> None:
+    waits = {name: seconds(rule.get("for", "")) for name, rule in alerts(written.text("good", "rules.yml")).items()}
+    assert {name: wait for name, wait in waits.items() if wait > HOUR} == {}
 
 
 def test_there_is_a_case_for_every_alert_and_none_for_another(written: Written) -> None:

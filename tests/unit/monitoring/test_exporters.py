@@ -401,6 +401,7 @@ def storage_metrics() -> list[exposition.Metric]:
         *storage.space_metrics((RECORDED / "zpool_list-form.txt").read_text(encoding="utf-8")),
         *storage.snapshot_metrics((RECORDED / "snapshots.txt").read_text(encoding="utf-8"), POLICIES),
         *storage.pool_metrics(zfs("form_of_2.1.txt"), ["tank"]),
+        *storage.creation_metrics("tank\t1780000000\n"),
     ]
 
 
@@ -529,7 +530,7 @@ def commands(place: Path, *, status: str) -> None:
     """Stand-ins for zpool and zfs that print what was recorded."""
     for name, body in {
         "zpool": f'case $1 in status) {status} ;; list) cat "{RECORDED}/zpool_list-form.txt" ;; esac',
-        "zfs": f'cat "{RECORDED}/snapshots.txt"',
+        "zfs": f'case "$*" in *snapshot*) cat "{RECORDED}/snapshots.txt" ;; *"-d 0"*) printf "tank\\t1780000000\\n" ;; esac',
     }.items():
         (place / name).write_text(f"#!/bin/sh\n{body}\n")
         (place / name).chmod(0o755)
@@ -551,6 +552,7 @@ def test_the_file_is_whole_and_stays_when_zfs_does_not_answer(tmp_path: Path, mo
     first = out.read_text()
     assert values(first)['zfs_dataset_snapshots{dataset="llm/data"}'] == 2
     assert values(first)["llm_storage_collected_timestamp_seconds"] > 1.7e9
+    assert values(first)['zfs_pool_created_timestamp_seconds{pool="tank"}'] == 1780000000
     commands(tmp_path, status="echo 'no pools available'")
     assert storage.main([str(tmp_path / "storage.json")]) == 0
     (wanted,) = {one["until"] for one in yaml.safe_load((site_files.ROLE / "tasks" / "storage.yml").read_text()) if "until" in one}

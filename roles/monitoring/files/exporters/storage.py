@@ -54,7 +54,7 @@ def run(*argv: str) -> str:
         ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotRead(f"`{' '.join(argv)}` cannot be run: {error}") from error
-    if ended.returncode != 0 and "no pools available" not in ended.stderr:
+    if ended.returncode != 0 and not any(text in ended.stderr for text in ("no pools available", "no datasets available")):
         raise CannotRead(f"`{' '.join(argv)}` failed: {ended.stderr.strip()}")
     return ended.stdout
 
@@ -149,6 +149,15 @@ def pool_metrics(text: str, wanted: Iterable[str]) -> list[Metric]:
     return [imported]
 
 
+def creation_metrics(text: str) -> list[Metric]:
+    """Read ``zfs list -H -p -d 0 -o name,creation``, which has the pools alone."""
+    created = Metric("zfs_pool_created_timestamp_seconds", "When a pool was made")
+    for line in text.splitlines():
+        pool, _tab, at = line.partition("\t")
+        created.add(int(at), pool=pool)
+    return [created]
+
+
 def interval_of(policy: Mapping[str, Any]) -> int:
     """Return after how many seconds a policy takes the next snapshot; 0 when it takes none."""
     return next((seconds for period, (seconds, kept) in PERIODS.items() if int(policy.get(period, kept)) > 0), 0)
@@ -222,6 +231,7 @@ def gather(configuration: Mapping[str, Any], before: Mapping[str, float]) -> Ite
     status = run("zpool", "status", "-P", "-p")
     yield from status_metrics(status, before)
     yield from pool_metrics(status, configuration.get("pools") or [])
+    yield from creation_metrics(run("zfs", "list", "-H", "-p", "-d", "0", "-o", "name,creation"))
     yield from space_metrics(run("zpool", "list", "-H", "-p", "-v", "-o", "name,size,allocated,fragmentation"))
     wanted = configuration.get("snapshots") or []
     if wanted:
