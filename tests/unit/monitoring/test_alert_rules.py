@@ -87,13 +87,21 @@ CASES: dict[str, tuple[Series, Series]] = {
     "StorageCollectorStale": (
         {"llm_storage_collected_timestamp_seconds": "age 1500"},
         # A worker has no such files, and Debian's exporter calls that an error.
-        {"llm_storage_collected_timestamp_seconds": "now", 'node_textfile_scrape_error{job="node_exporter"}': "1x99"},
+        {
+            'llm_storage_collected_timestamp_seconds{job="storage",instance="a"}': "now",
+            'up{job="storage",instance="a"}': "1x99",
+            'node_textfile_scrape_error{job="node_exporter"}': "1x99",
+            # Of one that does not answer another alert tells.
+            'up{job="storage",instance="b"}': "0x99",
+        },
     ),
     "NfsServerDown": (
         {'node_systemd_unit_state{name="nfs-server.service",state="active"}': "0x99"},
         {
             'node_systemd_unit_state{name="nfs-server.service",state="active"}': "1x99",
             'node_systemd_unit_state{name="rtslib-fb-targetctl.service",state="active"}': "0x99",
+            # Nobody wants it there.
+            'llm_storage_nfs_exports{instance="b"}': "0x99",
         },
     ),
     "NfsBadCalls": ({'node_nfsd_rpc_errors_total{error="auth"}': "0+60x99"}, {'node_nfsd_rpc_errors_total{error="auth"}': "0+0.1x99"}),
@@ -120,7 +128,15 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'smartmon_current_pending_sector_raw_value{disk="/dev/sda"}': "0x99"},
     ),
     "SmartHot": ({"smartmon_temperature_celsius_raw_value": "56x99"}, {"smartmon_temperature_celsius_raw_value": "54x99"}),
-    "SmartUnread": ({"smartmon_smartctl_run": f"age {4 * HOUR}"}, {"smartmon_smartctl_run": f"age {HOUR}"}),
+    "SmartUnread": (
+        {'smartmon_smartctl_run{disk="/dev/sda"}': f"age {4 * HOUR}"},
+        {
+            'smartmon_smartctl_run{disk="/dev/sda"}': f"age {HOUR}",
+            # It has slept, but not all the day; and one that has just come.
+            'smartmon_device_active{disk="/dev/sda"}': "0x20 1x1 0x77",
+            'smartmon_device_active{disk="/dev/sdb"}': "_x50 0x49",
+        },
+    ),
     "GpuHot": ({'nvidia_smi_temperature_gpu{node="gpu1",uuid="a"}': "88x99"}, {'DCGM_FI_DEV_GPU_TEMP{node="gpu1",UUID="a"}': "86x99"}),
     "GpuEccErrors": (
         {'nvidia_smi_ecc_errors_uncorrected_volatile_total{node="gpu1",uuid="a"}': "1x99"},
@@ -299,6 +315,14 @@ ALSO: dict[str, list[Series]] = {
             'smartmon_device_smart_available{disk="/dev/sda",type="sat"}': "1x99",
         }
     ],
+    # What is missing is no sample that could be compared.
+    "StorageCollectorStale": [{'up{job="storage",instance="a"}': "1x99"}],
+    "NfsServerDown": [{'llm_storage_nfs_exports{instance="a"}': "1x99"}],
+    # A disk that is gone, and one that does not open any more.
+    "SmartUnread": [
+        {'smartmon_smartctl_run{disk="/dev/sda"}': f"age {HOUR}", 'smartmon_smartctl_run{disk="/dev/sdb"}': "0+0x9"},
+        {'smartmon_smartctl_run{disk="/dev/sda"}': f"age {HOUR}", 'smartmon_device_active{disk="/dev/sda"}': "0x99"},
+    ],
     # A first run that hangs, or was killed.
     "BackupOld": [
         {
@@ -308,7 +332,7 @@ ALSO: dict[str, list[Series]] = {
     ],
 }
 # Alerts that look so many seconds back, beside what their `for` says.
-LOOK_BACK = {"FleetRegularTooLong": 7 * HOUR}
+LOOK_BACK = {"FleetRegularTooLong": 7 * HOUR, "SmartUnread": 25 * HOUR}
 SCALES = {"good": 1.0, "short": 0.1}
 
 

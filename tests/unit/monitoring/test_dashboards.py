@@ -139,7 +139,12 @@ def test_the_project_s_exporters_give_what_they_declare() -> None:
     said = "".join([swarm_text(), exposition.render(storage_metrics()), ollama_text(LOADED), copies])
     given = {line.split()[2] for line in said.splitlines() if line.startswith("# TYPE")}
     # Written by main, and read from the kernel: both have tests of their own.
-    elsewhere = {"llm_storage_collected_timestamp_seconds", "iscsi_portal_group_enabled", "iscsi_initiator_logged_in"}
+    elsewhere = {
+        "llm_storage_collected_timestamp_seconds",
+        "llm_storage_nfs_exports",
+        "iscsi_portal_group_enabled",
+        "iscsi_initiator_logged_in",
+    }
     assert own_metrics() - given == elsewhere
 
 

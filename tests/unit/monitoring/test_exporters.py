@@ -546,12 +546,13 @@ def test_the_file_is_whole_and_stays_when_zfs_does_not_answer(tmp_path: Path, mo
         ),
     )
     out = tmp_path / "out.prom"
-    (tmp_path / "storage.json").write_text(json.dumps({"file": str(out), "snapshots": [{"dataset": "llm/data"}]}))
+    (tmp_path / "storage.json").write_text(json.dumps({"file": str(out), "exports": 2, "snapshots": [{"dataset": "llm/data"}]}))
     commands(tmp_path, status=f'cat "{ZFS}/form_of_2.1.txt"')
     assert storage.main([str(tmp_path / "storage.json")]) == 0
     first = out.read_text()
     assert values(first)['zfs_dataset_snapshots{dataset="llm/data"}'] == 2
     assert values(first)["llm_storage_collected_timestamp_seconds"] > 1.7e9
+    assert values(first)["llm_storage_nfs_exports"] == 2
     assert values(first)['zfs_pool_created_timestamp_seconds{pool="tank"}'] == 1780000000
     commands(tmp_path, status="echo 'no pools available'")
     assert storage.main([str(tmp_path / "storage.json")]) == 0

@@ -327,3 +327,4 @@ def test_the_exporter_of_a_storage_host_answers_to_the_managers_alone(written: W
     assert "unit-include=(nfs-server|rtslib-fb-targetctl|zfs-zed)\\\\.service" in unit
     told = json.loads(files["/etc/llm-stack/monitoring/storage.json"])
     assert (told["snapshots"], told["pools"], told["targets"]) == ([{"dataset": "llm/data"}], ["llm"], ["iqn.a", "iqn.b"])
+    assert told["exports"] == 1

@@ -236,6 +236,9 @@ def gather(configuration: Mapping[str, Any], before: Mapping[str, float]) -> Ite
     wanted = configuration.get("snapshots") or []
     if wanted:
         yield from snapshot_metrics(run("zfs", "list", "-H", "-p", "-t", "snapshot", "-o", "name,creation"), wanted)
+    exports = Metric("llm_storage_nfs_exports", "Exports of NFS that are declared")
+    exports.add(int(configuration.get("exports") or 0))
+    yield exports
     yield from iscsi_metrics(FABRIC, configuration.get("targets") or [])
 
 
