@@ -501,7 +501,8 @@ def test_a_lost_manager_comes_back_on_a_new_machine(
     plan = run("restore", **given, **asked_for)
     assert plan.status == 0
     assert "run the same with -e llm_stack_restore_confirm=manager" in plan.words
-    assert watched.ssh(MANAGER, "docker info --format '{{.Swarm.LocalNodeState}}'").strip() == "inactive"
+    nothing = watched.ssh(MANAGER, "test -e /usr/local/lib/llm-stack/llm-backup || echo missing").strip()
+    assert nothing == "missing", "it was installed for a plan"
     assert run("restore", **given, **asked_for, llm_stack_restore_confirm="manager").status == 0
     assert run(*SITE, "monitoring", "backup", **given).status == 0
     print(f"manager_restore_s {time.monotonic() - begun:.0f}, the installation of the new machine included")

@@ -36,10 +36,19 @@ class Host:
     """A host with one job and its timer."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
+        self.home, self.collections = home, ROOT / "build" / "collections"
         local = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}
         (home / "hosts.json").write_text(json.dumps({"all": {"hosts": {"storage1": local}}}))
         (home / "state").write_text("active\n")
+
+    def new_manager(self) -> None:
+        """Put STAND-INS in the place of the roles that install: each writes down that it ran."""
+        roles = self.home / "collections" / "ansible_collections" / "selfhosted" / "llm_stack" / "roles"
+        for name, file in (("docker_engine", "main"), ("storage_backup", "main"), ("swarm_manager", "restore")):
+            note = {"ansible.builtin.lineinfile": {"path": str(self.home / "log"), "line": f"role {name}", "create": True, "mode": "0600"}}
+            (roles / name / "tasks").mkdir(parents=True)
+            (roles / name / "tasks" / f"{file}.yml").write_text(json.dumps([note]))
+        self.collections = self.home / "collections"
 
     def restore(self, *, refused: str = "nothing", **words: Any) -> subprocess.CompletedProcess[str]:
         """Run the playbook; what the program refuses is a pattern of the shell."""
@@ -55,7 +64,7 @@ class Host:
         environment = {
             **os.environ,
             "PATH": f"{self.home}:{os.environ['PATH']}",
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
             "COLUMNS": "200",
         }
@@ -100,3 +109,25 @@ def test_a_restore_that_breaks_off_says_that_the_backup_stands_still(host: Host)
     said = " ".join(ended.stdout.split())
     assert "That is refused. No copies are made by llm-backup@data.timer on storage1 now" in said
     assert "`systemctl start llm-backup@data.timer`" in said
+
+
+def test_a_new_manager_gets_nothing_before_it_is_confirmed(host: Host) -> None:
+    host.new_manager()
+    missing = [str(host.home / "missing"), "restore", "data"]
+    ended = host.restore(llm_stack_restore_swarm=True, llm_stack_restore_argv=missing)
+    assert ended.returncode == 0, ended.stdout
+    assert not (host.home / "log").exists(), "nothing was installed"
+    for text in ("Install Docker and the backup where they are missing.", "Nothing was changed.", "-e llm_stack_restore_confirm=data"):
+        assert text in ended.stdout
+    # Where the backup is there already, a plan can be made.
+    ended = host.restore(llm_stack_restore_swarm=True)
+    assert ended.returncode == 0, ended.stdout
+    assert host.log == [PLAN]
+    assert "Install Docker and the backup where they are missing." in ended.stdout and "Restore a to b." in ended.stdout
+
+
+def test_a_new_manager_that_is_confirmed_gets_what_restores_first(host: Host) -> None:
+    host.new_manager()
+    ended = host.restore(llm_stack_restore_swarm=True, llm_stack_restore_confirm="data")
+    assert ended.returncode == 0, ended.stdout
+    assert host.log == ["role docker_engine", "role storage_backup", PLAN, STOP, DO, "role swarm_manager"]
