@@ -23,6 +23,7 @@ from typing import Any, Iterator
 import pytest
 import site_files
 import yaml
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._iscsi.fields import parse_wwn
 from ports import free_port
 
 import backups  # isort: skip - site_files puts the exporters on the path
@@ -505,6 +506,17 @@ def test_a_target_that_is_gone_takes_no_logins(tmp_path: Path) -> None:
     assert rendered(storage.iscsi_metrics(tmp_path, ["iqn.a", "iqn.b"])) == {
         'iscsi_portal_group_enabled{target="iqn.a",group="tpgt_1"}': 1,
         'iscsi_portal_group_enabled{target="iqn.b",group=""}': 0,
+    }
+
+
+def test_targets_are_known_by_every_name_that_the_role_takes(tmp_path: Path) -> None:
+    names = ["iqn.2026-01.org.Example:Storage1", " eui.02004567A425678D ", "naa.52004567BA64678D"]
+    kept = sorted(parse_wwn(name, "wwn") for name in names)
+    for name in kept:
+        (tmp_path / name / "tpgt_1").mkdir(parents=True)
+        (tmp_path / name / "tpgt_1" / "enable").write_text("1\n")
+    assert rendered(storage.iscsi_metrics(tmp_path, names)) == {
+        f'iscsi_portal_group_enabled{{target="{name}",group="tpgt_1"}}': 1 for name in kept
     }
 
 

@@ -188,12 +188,13 @@ def snapshot_metrics(text: str, policies: Iterable[Mapping[str, Any]]) -> list[M
 def iscsi_metrics(fabric: Path, wanted: Iterable[str] = ()) -> list[Metric]:
     """Read what the kernel's target shows of itself below configfs.
 
-    :param wanted: targets that should be there; one that is not takes no logins.
+    :param wanted: targets that should be there, as they are declared; one that is not takes no logins.
     """
     enabled = Metric("iscsi_portal_group_enabled", "Whether a portal group of a target takes logins")
     session = Metric("iscsi_initiator_logged_in", "Whether an initiator that may log in has a session")
-    groups = sorted(fabric.glob("iqn.*/tpgt_*"))
-    for target in sorted(set(wanted) - {group.parent.name for group in groups}):
+    groups = sorted(fabric.glob("*/tpgt_*"))
+    # The kernel keeps names in small letters, as the module that makes targets gives them.
+    for target in sorted({name.strip().lower() for name in wanted} - {group.parent.name for group in groups}):
         enabled.add(False, target=target, group="")
     for group in groups:
         target = group.parent.name
