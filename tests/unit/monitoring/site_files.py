@@ -55,6 +55,7 @@ SITES: dict[str, dict[str, Any]] = {
         "__monitoring_engine_asked": {"rc": 2, "stdout": ""},
         "monitoring_constraints": ["node.labels.any == true"],
         "llm_stack_backup": "false",
+        "llm_services_constraints": ["node.role == manager", "node.labels.edge == true"],
     },
     "acme": {
         "monitoring_grafana_port": 3000,
@@ -72,6 +73,8 @@ SITES: dict[str, dict[str, Any]] = {
         "monitoring_thresholds": {},
         "monitoring_storage_readers": ["manager2", "192.0.2.9"],
         "llm_services_tls": {"domains": ["llm.example.org"]},
+        "llm_services_constraints": ["node.labels.edge == true"],
+        "monitoring_edges": ["192.0.2.31:443"],
         "monitoring_tls_certificate": "/etc/ssl/own.crt",
         "monitoring_tls_key": "/etc/ssl/own.key",
         "__monitoring_readers_found": {
@@ -172,7 +175,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
                     "ansible_host": "192.0.2.11",
                     "storage_host_models_tokens": [{"name": "a", "token": "b" * 16}],
                     "storage_backup_replications": [{"name": "data"}],
-                }
+                },
+                "storage2": {
+                    "ansible_host": "fd00::12",
+                    "storage_host_models_https_port": 9443,
+                    "storage_host_models_tokens": [{"name": "a", "token": "b" * 16}],
+                },
+                # Known by its name alone; and one that gives nothing out.
+                "storage3.example.org": {"storage_host_models_tokens": [{"name": "a", "token": "b" * 16}]},
+                "storage4": {"ansible_host": "192.0.2.14", "storage_host_models_tokens": []},
             }
         },
         "sites": {"hosts": hosts, "vars": common},

@@ -154,7 +154,7 @@ def test_every_config_and_secret_a_service_names_is_given(written: Written, site
 def test_what_does_not_exist_is_not_watched(written: Written) -> None:
     jobs = {job["job_name"] for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
     fewer = {job["job_name"] for job in yaml.safe_load(written.text("plain", "prometheus.yml"))["scrape_configs"]}
-    assert jobs - fewer == {"gpu_exporter", "chat", "chroma", "ollama", "storage", "loki", "alloy"}
+    assert jobs - fewer == {"gpu_exporter", "chat", "chroma", "ollama", "storage", "loki", "alloy", "edge"}
     assert set(stack(written, "good")["services"]) - set(stack(written, "plain")["services"]) == {"gpu_exporter", "ollama", "loki", "alloy"}
     sources = [[one["name"] for one in yaml.safe_load(written.text(site, "sources.yml"))["datasources"]] for site in ("good", "plain")]
     assert sources == [["Prometheus", "Alertmanager", "Loki"], ["Prometheus", "Alertmanager"]]
@@ -288,17 +288,40 @@ def test_alloy_s_components_lead_from_files_to_loki(written: Written) -> None:
     # Docker fills it in, not Ansible.
     assert service["environment"] == {"NODE": "{{.Node.Hostname}}"}
     monitor = stack(written, "good")["services"]["swarm_monitor"]["environment"]
-    assert (monitor["STORAGE"], monitor["BACKUPS"]) == ("storage1=192.0.2.11:9100", "backups:9777")
+    assert (monitor["STORAGE"], monitor["BACKUPS"]) == (
+        "storage1=192.0.2.11:9100 storage2=[fd00::12]:9100 storage3.example.org=storage3.example.org:9100 storage4=192.0.2.14:9100",
+        "backups:9777",
+    )
     assert "docker.sock" not in str(service["volumes"]) and all(one.get("read_only") for one in service["volumes"] if one["type"] == "bind")
 
 
 def test_targets_follow_from_the_inventory(written: Written) -> None:
     jobs = {job["job_name"]: job for job in yaml.safe_load(written.text("good", "prometheus.yml"))["scrape_configs"]}
     assert jobs["storage"]["static_configs"] == [
-        {"targets": ["192.0.2.11:9100"], "labels": {"instance": "storage1", "node": "storage1"}},
+        {"targets": [address], "labels": {"instance": name, "node": name}}
+        for name, address in (
+            ("storage1", "192.0.2.11:9100"),
+            ("storage2", "[fd00::12]:9100"),
+            ("storage3.example.org", "storage3.example.org:9100"),
+            ("storage4", "192.0.2.14:9100"),
+        )
     ]
-    assert jobs["certificates"]["static_configs"][0]["targets"] == ["192.0.2.21:443", "manager2:443", "192.0.2.21:5000", "192.0.2.11:8443"]
+    assert jobs["certificates"]["static_configs"][0]["targets"] == [
+        *("192.0.2.21:443", "manager2:443", "192.0.2.21:5000"),
+        *("192.0.2.11:8443", "[fd00::12]:9443", "storage3.example.org:8443"),
+    ]
     assert jobs["edge"]["static_configs"][0]["targets"] == [f"https://{name}:443/health" for name in ("192.0.2.21", "manager2")]
+
+
+def test_edges_that_are_not_on_the_managers_are_watched_where_they_are_named(written: Written) -> None:
+    def targets(site: str, job: str) -> list[str]:
+        jobs = {job["job_name"]: job for job in yaml.safe_load(written.text(site, "prometheus.yml"))["scrape_configs"]}
+        return list(jobs[job]["static_configs"][0]["targets"]) if job in jobs else []
+
+    assert targets("published", "edge") == ["https://192.0.2.31:443/health"]
+    assert targets("published", "certificates")[:2] == ["192.0.2.31:443", "192.0.2.21:5000"]
+    assert targets("plain", "edge") == [], "nobody knows which managers have the label"
+    assert targets("plain", "certificates")[0] == "192.0.2.21:5000"
 
 
 def test_readers_that_are_known_by_a_name_are_let_in_by_their_addresses(written: Written) -> None:
