@@ -360,7 +360,12 @@ def test_the_swarm_is_read_through_the_guard(guarded: int) -> None:
     assert found['swarm_service_tasks_desired{service="llm_engine"}'] == 2
     assert found["llm_fleet_cost_hourly"] == 1.5
     assert asked(guarded, "GET", "/v1.41/tasks?filters=%7B%7D") == 200
+    assert asked(guarded, "GET", f"/v1.41/configs?{STATE_QUERY}") == 200
     assert asked(guarded, "GET", "/_ping") == 200
+
+
+# What is let through, alone.
+STATE_QUERY = "filters=%7B%22name%22%3A%20%5B%22llm-stack-state%22%5D%7D"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +379,10 @@ def test_the_swarm_is_read_through_the_guard(guarded: int) -> None:
         ("GET", "/v1.41/containers/json"),
         ("GET", "/v1.41/configs"),
         ("GET", "/v1.41/configs?filters=%7B%22name%22%3A%20%5B%22llm_edge%22%5D%7D"),
+        ("GET", f"/v1.41/configs?filters=%7B%7D&{STATE_QUERY}"),
+        ("GET", f"/v1.41/configs?filt%65rs=%7B%7D&{STATE_QUERY}"),
+        ("GET", f"/v1.41/configs?{STATE_QUERY}&filters=%7B%7D"),
+        ("GET", f"/v1.41/configs?{STATE_QUERY.replace('=', '%3D')}"),
         ("GET", "/v1.41/configs/llm_edge_conf"),
         ("GET", "/v1.41/nodes/../secrets"),
         ("GET", "/v1.41/swarm"),
