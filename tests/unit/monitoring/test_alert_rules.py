@@ -140,7 +140,12 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GpuHot": ({'nvidia_smi_temperature_gpu{node="gpu1",uuid="a"}': "88x99"}, {'DCGM_FI_DEV_GPU_TEMP{node="gpu1",UUID="a"}': "86x99"}),
     "GpuEccErrors": (
         {'nvidia_smi_ecc_errors_uncorrected_volatile_total{node="gpu1",uuid="a"}': "1x99"},
-        {'DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{node="gpu1",UUID="a"}': "0x99"},
+        # A row that was remapped in a former life of the card.
+        {'DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{node="gpu1",UUID="a"}': "1x99"},
+    ),
+    "GpuRowRemapFailed": (
+        {'DCGM_FI_DEV_ROW_REMAP_FAILURE{node="gpu1",UUID="a"}': "1x99"},
+        {'DCGM_FI_DEV_ROW_REMAP_FAILURE{node="gpu1",UUID="a"}': "0x99"},
     ),
     "GpuOffTheBus": (
         {
@@ -315,6 +320,7 @@ ALSO: dict[str, list[Series]] = {
             'smartmon_device_smart_available{disk="/dev/sda",type="sat"}': "1x99",
         }
     ],
+    "GpuEccErrors": [{'DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{node="gpu1",UUID="a"}': "1x3 2x96"}],
     # What is missing is no sample that could be compared.
     "StorageCollectorStale": [{'up{job="storage",instance="a"}': "1x99"}],
     "NfsServerDown": [{'llm_storage_nfs_exports{instance="a"}': "1x99"}],
