@@ -54,7 +54,6 @@ SITES: dict[str, dict[str, Any]] = {
         # A check run on a machine that has no engine yet.
         "__monitoring_engine_asked": {"rc": 2, "stdout": ""},
         "monitoring_constraints": ["node.labels.any == true"],
-        "llm_stack_backup": "false",
         "llm_services_constraints": ["node.role == manager", "node.labels.edge == true"],
     },
     "acme": {
@@ -183,13 +182,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
                 },
                 # Known by its name alone; and one that gives nothing out.
                 "storage3.example.org": {"storage_host_models_tokens": [{"name": "a", "token": "b" * 16}]},
-                "storage4": {"ansible_host": "192.0.2.14", "storage_host_models_tokens": []},
+                "storage4": {
+                    "ansible_host": "192.0.2.14",
+                    "storage_host_models_tokens": [],
+                    "storage_backup_replications": [{"name": "unwanted"}],
+                    "llm_stack_backup": "no",
+                },
             }
         },
         "sites": {"hosts": hosts, "vars": common},
     }
     (place / "hosts.json").write_text(json.dumps({"all": {"children": groups}}))
-    (place / "play.json").write_text(json.dumps([{"hosts": "sites", "gather_facts": False, "tasks": TASKS}]))
+    # The managers are the same for all sites, but one site wants no backups.
+    without = [{"ansible.builtin.set_fact": {"llm_stack_backup": "false"}}]
+    parts: list[tuple[str, list[dict[str, Any]]]] = [("sites:!plain", TASKS), ("swarm_managers", without), ("plain", TASKS)]
+    (place / "play.json").write_text(json.dumps([{"hosts": where, "gather_facts": False, "tasks": tasks} for where, tasks in parts]))
     for folder in ("templates", "files"):
         # The play looks beside itself for what the role finds in its own folders.
         (place / folder).symlink_to(ROLE / folder)

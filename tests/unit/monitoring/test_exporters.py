@@ -402,6 +402,9 @@ POLICIES = [
     {"dataset": "llm/data"},
     {"dataset": "llm/none", "hourly": 0},
     {"dataset": "llm/untaken", "hourly": 0, "daily": 0, "monthly": 0},
+    # Replicas, whose snapshots are only pruned.
+    {"dataset": "backup/untaken", "hourly": 48, "take": False},
+    {"dataset": "backup/untaken2", "take": "no"},
 ]
 
 
@@ -540,7 +543,7 @@ def test_how_often_a_policy_takes_snapshots_is_what_the_role_says() -> None:
     role = site_files.ROOT / "roles" / "storage_host"
     kept = yaml.safe_load((role / "vars" / "main.yml").read_text())["__storage_host_snapshots_kept"]
     assert {name: usual for name, (_seconds, usual) in storage.PERIODS.items()} == kept
-    found = rendered(storage.snapshot_metrics("llm/data@a\t100\n", POLICIES))
+    found = rendered(storage.snapshot_metrics("llm/data@a\t100\nbackup/untaken@a\t100\n", POLICIES))
     assert found['zfs_dataset_snapshot_interval_seconds{dataset="llm/data"}'] == 3600
     assert found['zfs_dataset_snapshot_interval_seconds{dataset="llm/none"}'] == 86400
     assert not any("untaken" in name for name in found), "a policy that takes none is late with none"

@@ -160,6 +160,9 @@ def creation_metrics(text: str) -> list[Metric]:
 
 def interval_of(policy: Mapping[str, Any]) -> int:
     """Return after how many seconds a policy takes the next snapshot; 0 when it takes none."""
+    # It only prunes: the snapshots of a replica are as old as its backup, of which other alerts tell.
+    if str(policy.get("take", True)).lower() in ("false", "no", "off", "n", "f", "0"):
+        return 0
     return next((seconds for period, (seconds, kept) in PERIODS.items() if int(policy.get(period, kept)) > 0), 0)
 
 
