@@ -42,7 +42,17 @@ GOOD: dict[str, Any] = {
 # Another site, by its name: what differs from the one above.
 SITES: dict[str, dict[str, Any]] = {
     "good": {},
-    "short": {"monitoring_durations_scale": "0.1"},
+    # As numbers come from the command line.
+    "short": {
+        "monitoring_durations_scale": "0.1",
+        "monitoring_thresholds": {
+            "budget": "100",
+            "scrub_age_days": "40",
+            "snapshot_age_hours": "2",
+            "pool_fill": "0.8",
+            "disk_temperature": "55",
+        },
+    },
     "plain": {
         "monitoring_alerts": {},
         "monitoring_thresholds": {},
@@ -101,6 +111,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "negative": (
         {"monitoring_thresholds": {"disk_free": -1}},
         "monitoring_thresholds has disk_free, which is unknown or no number above 0.",
+    ),
+    "words": (
+        {"monitoring_thresholds": {"disk_free": "-3", "pool_fill": "much", "gpu_memory": "0.9", "special_fill": 0, "budget": "x"}},
+        "monitoring_thresholds has disk_free, pool_fill, special_fill, budget, which is unknown or no number above 0.",
     ),
     "root": (
         {"engine_paths": {"/var/lib/docker": ["manager1", "gpu1"], "/srv/docker": ["gpu2"]}},

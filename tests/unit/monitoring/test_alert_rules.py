@@ -462,7 +462,7 @@ def test_there_is_a_case_for_every_alert_and_none_for_another(written: Written) 
 def test_a_rule_that_is_broken_fails_the_test(written: Written, tmp_path: Path) -> None:
     """The test must be able to fail: with a wrong limit, and with an alert that fires at once."""
     text = written.text("good", "rules.yml")
-    assert "gpu:temperature_celsius > 87" in text
+    assert "gpu:temperature_celsius > 87.0" in text
     for place, broken in (("limit", text.replace("celsius > 87", "celsius > 99")), ("quiet", text.replace("celsius > 87", "celsius > 1"))):
         (tmp_path / place / "good").mkdir(parents=True)
         (tmp_path / place / "good" / "rules.yml").write_text(broken, encoding="utf-8")

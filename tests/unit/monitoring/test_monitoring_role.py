@@ -335,6 +335,18 @@ def test_what_a_day_may_cost_is_the_fleet_s_budget_where_nothing_else_is_said(wr
         assert f"llm_fleet_cost_today > {limit}" in written.text(site, "rules.yml"), site
 
 
+def test_limits_that_are_quoted_are_numbers(written: Written) -> None:
+    quoted = {
+        rule.get("alert"): str(rule["expr"])
+        for group in yaml.safe_load(written.text("short", "rules.yml"))["groups"]
+        for rule in group["rules"]
+    }
+    assert quoted["ZfsScrubOverdue"].endswith(f"> {40 * 8640}")
+    assert quoted["ZfsPoolFilling"].endswith("> 0.8")
+    assert quoted["SmartHot"].endswith("> 55.0")
+    assert quoted["FleetBudget"].endswith("> 90.0")
+
+
 def test_the_usual_snapshots_are_known_from_the_role_that_takes_them() -> None:
     (task,) = [one for one in yaml.safe_load((ROLE / "tasks" / "storage.yml").read_text()) if "ansible.builtin.include_vars" in one]
     path = Path(task["ansible.builtin.include_vars"]["file"].replace("{{ role_path }}", str(ROLE)))
