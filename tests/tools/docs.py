@@ -16,12 +16,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import package
+import yaml
 
 OUT = package.BUILD / "docs"
 MANUAL = package.ROOT / "docs" / "manual"
 RULES = package.ROOT / "roles" / "monitoring" / "templates" / "rules.yml.j2"
+LIMITS = package.ROOT / "roles" / "monitoring" / "vars" / "main.yml"
 SETTINGS = Path(__file__).with_name("manual")
 # What is shown beside the manual's own pages, where it is in the repository.
 PAGES = ("docs/manual/*.md", "docs/*.md", "docs/*.svg", "roles/*/README.md", "examples/*/README.md", "CONTRIBUTING.md")
@@ -29,11 +33,18 @@ PAGES = ("docs/manual/*.md", "docs/*.md", "docs/*.svg", "roles/*/README.md", "ex
 REFERENCE = "reference"
 # References of antsibull-docs to pages of Ansible's own manual.
 _ELSEWHERE = re.compile(r":ref:`([^`<]+)(?: <(?:common_return_values|action_plugins)>(?=`)|(?<=ansible_configuration_settings))`")
-_ALERT = re.compile(
-    r"- alert: (?P<name>\w+)\n.*?severity: (?P<severity>\w+).*?"
-    r"summary: (?P<summary>[^\n]+)\n\s+means: (?P<means>[^\n]+)\n\s+do: (?P<do>[^\n]+)\n",
-    re.DOTALL,
-)
+
+
+def rules_of(template: str) -> list[dict[str, Any]]:
+    """Return the rules as they are where nothing is set, with a budget and a backup, so that no alert is left out.
+
+    :param template: the template of the rules, which has marks of its own for variables.
+    """
+    made = jinja2.Environment(variable_start_string="<<", variable_end_string=">>", trim_blocks=True)
+    limits = yaml.safe_load(LIMITS.read_text(encoding="utf-8"))["__monitoring_thresholds_known"]
+    given = {"monitoring_durations_scale": 1, "__monitoring_backups": [{"host": "HOST", "job": "JOB"}]}
+    text = made.from_string(template).render(**given, __monitoring_thresholds={**limits, "budget": 1})
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
 
 
 def alerts_page(rules: str) -> str:
@@ -42,16 +53,15 @@ def alerts_page(rules: str) -> str:
     :param rules: the template of the rules.
     """
     lines = ["# Alerts", "", "What each means and what to do. Words in capitals stand for what the alert names.", ""]
-    for found in _ALERT.finditer(rules):
-        summary, means, do = (_prose(found[part]) for part in ("summary", "means", "do"))
-        lines += [f"## {found['name']}", "", f"*{summary}* ({found['severity']})", "", means, "", f"**What to do:** {do}", ""]
+    for rule in (one for one in rules_of(rules) if "alert" in one):
+        summary, means, do = (_prose(rule["annotations"][part]) for part in ("summary", "means", "do"))
+        lines += [f"## {rule['alert']}", "", f"*{summary}* ({rule['labels']['severity']})", "", means, "", f"**What to do:** {do}", ""]
     return "\n".join(lines)
 
 
 def _prose(text: str) -> str:
-    """A value of the rules without its quotes, and with the names of labels in place of their templates."""
-    bare = text[1:-1] if text.startswith('"') else text
-    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), bare)
+    """A text with the names of labels in place of their templates."""
+    return re.sub(r"\{\{ \$(?:labels\.)?(\w+)[^}]*\}\}", lambda found: found[1].upper(), text.strip())
 
 
 def contents(groups: dict[str, list[str]]) -> str:

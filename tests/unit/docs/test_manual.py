@@ -65,3 +65,6 @@ def test_the_page_of_alerts_has_what_each_means_and_what_to_do() -> None:
     assert page.count("**What to do:**") == len(names)
     assert "<<" not in page and "{%" not in page
     assert "{{" not in page, "a label is shown as a word"
+    told = re.findall(r"^\*\*What to do:\*\* (.*)$", page, re.MULTILINE)
+    assert min(len(text) for text in told) >= 20, "a text of several lines is told as a whole"
+    assert "run the playbook of that role." in page

@@ -184,7 +184,9 @@ def prometheus(written: Written, tmp_path_factory: pytest.TempPathFactory) -> It
     server = ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    job = {"job_name": "all", "static_configs": [{"targets": [f"127.0.0.1:{server.server_address[1]}"], "labels": {"node": "gpu1"}}]}
+    # One that does not answer is what a table of such shows.
+    targets = [f"127.0.0.1:{server.server_address[1]}", "127.0.0.1:1"]
+    job = {"job_name": "all", "static_configs": [{"targets": targets, "labels": {"node": "gpu1"}}]}
     every = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
     rules = [str(written.place / "good" / "rules.yml")]
     (place / "prometheus.yml").write_text(json.dumps({"global": every, "rule_files": rules, "scrape_configs": [job]}))
@@ -229,6 +231,15 @@ def test_every_panel_shows_data(prometheus: str) -> None:
         time.sleep(1)
         empty = [query for query in empty if not answer(prometheus, query)]
     assert empty == []
+
+
+def test_what_stands_for_nothing_is_no_row_of_its_own(prometheus: str) -> None:
+    """``or vector(0)`` has no labels: beside a series that has some it is a second value, and in a table a row without a name."""
+    panels = [panel for path in DASHBOARDS for panel in load(path)["panels"]]
+    filled = [(panel, target["expr"]) for panel in panels for target in panel["targets"] if "vector(" in target["expr"]]
+    assert len(filled) == 3 and not [panel["title"] for panel, _query in filled if panel["type"] == "table"]
+    rows = {query: answer(prometheus, query) or [] for _panel, query in filled}
+    assert {query: len(found) for query, found in rows.items()} == dict.fromkeys(rows, 1)
 
 
 def test_every_rule_is_evaluated(prometheus: str, written: Written) -> None:
