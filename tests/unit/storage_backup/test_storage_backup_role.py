@@ -19,6 +19,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "storage_backup"
 PASSPHRASE = "a-passphrase-of-the-tests"
+# What looks like variables to borgmatic, and what only nearly does.
+ODD = r"a$b${HOME}c\${NOPE:-d}e\\${f${}g${h it's \"#: "
 ARCHIVE = {"name": "manager", "paths": ["/srv/a"], "repository": "ssh://b@192.0.2.12/./m", "passphrase": PASSPHRASE}
 REPLICATION = {"name": "data", "source": "llm/data", "target": "backup/data"}
 GOOD: dict[str, Any] = {
@@ -29,6 +31,7 @@ GOOD: dict[str, Any] = {
     "storage_backup_archives": [
         {**ARCHIVE, "databases": ["/srv/a/x.sqlite3"], "exclude": ["*.tmp"], "keep": {"daily": 2}, "bandwidth": 500},
         {"name": "plain", "paths": ["/srv/b"], "repository": "/mnt/borg/plain", "mount": "/mnt/borg", "passphrase": PASSPHRASE},
+        {"name": "odd", "paths": ["/srv/c"], "repository": "/mnt/borg/odd", "passphrase": ODD},
     ],
     "storage_backup_drill": {"scratch": "llm/drill", "every": "Sun *-*-* 04:00:00"},
     "storage_backup_ssh_key": "/root/.ssh/backup",
@@ -112,6 +115,20 @@ def test_borgmatic_takes_its_configuration(ran: tuple[str, dict[str, dict[str, A
     assert subprocess.run(["validate-borgmatic-config", "--config", str(path)], capture_output=True, check=False).returncode != 0
 
 
+def test_a_passphrase_reaches_borg_as_it_is(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
+    """As borgmatic reads it: what it would take for a variable, it leaves."""
+    written = {name: ran[1][f"/etc/llm-stack/backup/borgmatic/{name}.yaml"]["secret_content"] for name in ("odd", "plain")}
+    program = (
+        "import json, sys; from borgmatic.config import environment\n"
+        "print(json.dumps([environment.resolve_env_variables(one) for one in json.load(sys.stdin)]))"
+    )
+    given = [yaml.safe_load(text)["storage"]["encryption_passphrase"] for text in written.values()]
+    # The distribution's Python, which has it.
+    ended = subprocess.run(["/usr/bin/python3", "-c", program], input=json.dumps(given), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == [ODD, PASSPHRASE]
+
+
 def test_a_database_in_use_is_archived_as_its_copy(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
     found = yaml.safe_load(ran[1]["/etc/llm-stack/backup/borgmatic/manager.yaml"]["secret_content"])
     assert found["location"]["source_directories"] == [
@@ -161,7 +178,7 @@ def test_the_host_says_what_the_inventory_calls_it(ran: tuple[str, dict[str, dic
 
 def test_every_job_has_a_timer_that_systemd_understands(ran: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
     timers = {path: one["content"] for path, one in ran[1].items() if path.endswith(".timer")}
-    assert len(timers) == 5
+    assert len(timers) == 6
     for path, text in timers.items():
         when = re.search(r"^OnCalendar=(.*)$", text, re.MULTILINE)
         assert when, path
