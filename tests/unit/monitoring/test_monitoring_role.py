@@ -10,8 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
+from ansible.plugins.filter.core import regex_escape
+from ansible.plugins.test.core import match
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
 from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, ROOT, SITES, Written, tool
 
@@ -345,6 +348,19 @@ def test_limits_that_are_quoted_are_numbers(written: Written) -> None:
     assert quoted["ZfsPoolFilling"].endswith("> 0.8")
     assert quoted["SmartHot"].endswith("> 55.0")
     assert quoted["FleetBudget"].endswith("> 90.0")
+
+
+@pytest.mark.parametrize("path", ["monitoring/tasks/configure.yml", "autoscaler/tasks/configure.yml", "llm_services/tasks/chat.yml"])
+def test_an_image_is_found_whatever_the_registry_s_address_is(path: str) -> None:
+    """Brackets of an address of IPv6 are no part of a pattern."""
+    (text,) = re.findall(r"\{\{ (\w+\.images\[0\]\.RepoDigests .*?) \}\}", (ROOT / "roles" / path).read_text(encoding="utf-8"))
+    (name,) = re.findall(r"'(/llm/[a-z-]+@)'", text)
+    made = jinja2.Environment()
+    made.filters["regex_escape"], made.tests["match"] = regex_escape, match
+    for address in ("[fd00::1]:5000", "192.0.2.21:5000"):
+        digests = [f"192x0.2.21:5000{name}sha256:0", f"{address}{name}sha256:1"]
+        found = made.compile_expression(text)(registry_address=address, **{text.partition(".")[0]: {"images": [{"RepoDigests": digests}]}})
+        assert found == f"{address}{name}sha256:1"
 
 
 def test_the_usual_snapshots_are_known_from_the_role_that_takes_them() -> None:
