@@ -147,6 +147,18 @@ def test_reasoning_is_not_repeated(api: Api) -> None:
     assert len(thoughts) == 4
 
 
+def test_an_engine_that_says_its_role_in_every_piece_is_heard(api: Api) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    for number, more in ((5100, {}), (5101, {"tools": tools})):
+        _text, seen = answered(api, {**asked(number, reasoning=4, roles=True), **more})
+        deltas = [json.loads(data)["choices"][0]["delta"] for name, data in seen if not name and data != "[DONE]"]
+        assert sum("reasoning_content" in delta for delta in deltas) == 4
+        assert sum("tool_calls" in delta or bool(delta.get("content")) for delta in deltas) == TOKENS
+        assert sum("role" in delta for delta in deltas) == 1
+    text, seen = answered(api, asked(5102, roles=True, cuts=[6]))
+    assert text == WHOLE
+
+
 def test_a_token_may_hold_any_character(api: Api) -> None:
     said = ["one\u2028two", "three\u0085four", " 日本"]
     text, seen = answered(api, asked(5500, tokens=3, say=said))

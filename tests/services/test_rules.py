@@ -123,6 +123,42 @@ def test_a_role_or_an_empty_piece_is_no_token() -> None:
     }
 
 
+def ollama(reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    """A piece of Ollama, which says the role in every one."""
+    return {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "", **delta}, "finish_reason": reason}]}
+
+
+def called(index: int) -> dict[str, Any]:
+    """A call of a tool."""
+    return {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+def test_an_engine_that_says_its_role_in_every_piece_is_heard_and_its_role_shown_once() -> None:
+    said = [{"reasoning": "I "}, {"reasoning": "look."}, {"tool_calls": [called(0)]}, {"tool_calls": [called(1)]}]
+    partial = Partial()
+    chunks = [partial.take(ollama(**delta)) for delta in said] + [partial.take(ollama("tool_calls"))]
+    assert all(chunk.visible for chunk in chunks)
+    shown = [chunk.body["choices"][0]["delta"] for chunk in chunks]
+    assert shown == [{"role": "assistant", "content": "", **said[0]}, *({"content": "", **delta} for delta in said[1:]), {"content": ""}]
+
+
+def test_only_what_was_said_is_hidden() -> None:
+    partial = Partial()
+    assert [partial.take(ollama()).visible for _piece in range(2)] == [True, False]
+    # Each of several choices has a role of its own.
+    other = {"choices": [{"index": 1, "delta": {"role": "assistant", "content": ""}}]}
+    assert [partial.take(other).visible for _piece in range(2)] == [True, False]
+    partial.take(ollama(content="a"))
+    partial.next_round()
+    seen = [
+        partial.take(ollama(**delta)) for delta in ({}, {"reasoning": "I"}, {"reasoning_content": "I"}, {"content": "b", "reasoning": "I"})
+    ]
+    assert [chunk.visible for chunk in seen] == [False, False, False, True]
+    assert seen[-1].body["choices"][0]["delta"] == {"content": "b"}
+    for delta in ({"tool_calls": [called(0)]}, {"function_call": {"name": "weather", "arguments": "{}"}}):
+        assert partial.take(ollama(**delta)).visible
+
+
 def test_half_an_event_does_not_count() -> None:
     assert list(payloads(["data: one", "", ": comment", "data: two", "data: more", "", "data: half"])) == ["one", "two\nmore"]
     assert list(payloads(['error: {"code":500}', ""])) == ['{"code":500}']

@@ -5,7 +5,8 @@
 
 A request says how it is answered: "standin": {"tokens": 40, "token_s": 0.002, "cuts": [12, 25], "how": "reset"}. The answer is
 " t1 t2 ..."; after token 12 the connection is lost in the way named. An assistant's turn at the end is gone on from, as llama.cpp and
-Ollama do, and must be exactly what was sent: anything else is answered with an error, so that a test sees it.
+Ollama do, and must be exactly what was sent: anything else is answered with an error, so that a test sees it. With "roles": true the role
+is said in every piece, as Ollama does.
 """
 
 from __future__ import annotations
@@ -89,16 +90,17 @@ class Handler(BaseHTTPRequestHandler):
         if 0 in cuts and not begin and not told.get("always") and self._first(body):
             return self._lose(how)
         time.sleep(float(told.get("first_s", 0)))
+        role = {"role": "assistant", "content": ""} if told.get("roles") else {}
         for number in range(int(told.get("reasoning", 0))):
-            self._delta({"reasoning_content": f" r{number}"})
+            self._delta({**role, "reasoning_content": f" r{number}"})
         last = int(told.get("tokens", 10))
         limit = begin + int(body.get("max_tokens") or last)
         for number in range(begin + 1, min(last, limit) + 1):
-            self._delta(self._token(body, told, number))
+            self._delta({**role, **self._token(body, told, number)})
             if number in cuts:
                 return self._lose(how)
             time.sleep(float(told.get("token_s", 0.001)))
-        self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop" if last <= limit else "length"}]})
+        self._event({"choices": [{"index": 0, "delta": role, "finish_reason": "stop" if last <= limit else "length"}]})
         if (body.get("stream_options") or {}).get("include_usage"):
             sent = min(last, limit) - begin
             self._event({"choices": [], "usage": {"prompt_tokens": 7 + begin, "completion_tokens": sent, "total_tokens": 7 + begin + sent}})

@@ -12,6 +12,7 @@ from .events import Chunk, Json
 
 # An answer bound to a form cannot be picked up in its middle: the engine's grammar would begin anew.
 _BOUND = ("tools", "functions", "format", "grammar", "json_schema", "logprobs")
+_REASONING = {"reasoning_content", "reasoning"}
 
 
 def can_continue(body: Json) -> bool:
@@ -28,6 +29,7 @@ class Partial:
 
     :param tokens: pieces sent; engines send one token in each.
     :param thought: whether a part was reasoning, which is not the answer and cannot be resent.
+    :param roles: choices whose role was said.
     """
 
     text: str = ""
@@ -36,7 +38,7 @@ class Partial:
     finished: bool = False
     calls: bool = False
     rounds: int = 0
-    roles: int = 0
+    roles: set[int] = field(default_factory=set)
     resent: int = 0
     head: Json = field(default_factory=dict)
 
@@ -78,21 +80,34 @@ class Partial:
         if usage and self.rounds:
             usage = self._whole(usage)
             shown["usage"] = usage
-        text, roles = "", self.roles
-        for choice in body.get("choices") or []:
-            text += self._choice(choice)
-        ends = any(choice.get("finish_reason") for choice in body.get("choices") or [])
-        # A second engine's role, and its reasoning, were said by the first.
-        again = self.rounds > 0 or roles < self.roles > 1
-        return Chunk(shown, text, usage, bool(text or usage or ends or not again))
+        choices = body.get("choices") or []
+        fresh = [self._fresh(choice) for choice in choices]
+        if choices:
+            shown["choices"] = fresh
+        text = "".join(self._choice(choice) for choice in choices)
+        ends = any(choice.get("finish_reason") for choice in choices)
+        tells = any(any((choice.get("delta") or {}).values()) for choice in fresh)
+        again = self.rounds > 0 or fresh != choices
+        return Chunk(shown, text, usage, bool(text or usage or ends or tells or not again))
+
+    def _fresh(self, choice: Json) -> Json:
+        """A choice without what was said before: the role, which Ollama says in every piece, and a second engine's reasoning."""
+        delta = choice.get("delta")
+        if not delta:
+            return choice
+        known = {"role"} if self.rounds or choice.get("index", 0) in self.roles else set()
+        if self.rounds:
+            known |= _REASONING
+        return {**choice, "delta": {name: value for name, value in delta.items() if name not in known}}
 
     def _choice(self, choice: Json) -> str:
         delta = choice.get("delta") or {}
         text = delta.get("content") or ""
-        self.roles += bool(delta.get("role"))
+        if delta.get("role"):
+            self.roles.add(choice.get("index", 0))
         self.finished = self.finished or bool(choice.get("finish_reason"))
         self.calls = self.calls or bool(delta.get("tool_calls") or delta.get("function_call"))
-        self.thought = self.thought or bool(delta.get("reasoning_content") or delta.get("reasoning"))
+        self.thought = self.thought or any(delta.get(name) for name in _REASONING)
         if text:
             self.text += text
             self.tokens += 1
