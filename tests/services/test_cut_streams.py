@@ -11,17 +11,20 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from conftest import balanced
 from places import NUMBERED, Api, Processes, events
 from ports import free_port
-from rag_chat_api.engines import Engines
-from rag_chat_api.events import Quiet
+from rag_chat_api.engines import TRIES, Engines
+from rag_chat_api.events import Failed, Quiet
 from rag_chat_api.settings import Settings
+from rag_chat_api.wire import Line
 
 TOKENS = 30
 WHOLE = "".join(f" t{number}" for number in range(1, TOKENS + 1))
@@ -105,6 +108,45 @@ def test_a_cut_before_the_first_token_is_asked_again(api: Api) -> None:
     assert not any(data.startswith("continued") for name, data in seen if name == ":")
     whole = {**asked(2001, once=True), "stream": False}
     assert api.client.post("/v1/chat/completions", json=whole).json()["choices"][0]["message"]["content"] == WHOLE
+
+
+def test_a_question_too_large_for_the_balancer_to_ask_again_is_asked_again(api: Api) -> None:
+    large = {"messages": [{"role": "user", "content": "x" * 200_000}]}
+    assert answered(api, {**asked(2100, once=True), **large})[0] == WHOLE
+    whole = api.client.post("/v1/chat/completions", json={**asked(2101, once=True), **large, "stream": False})
+    assert whole.status_code == 200, whole.text
+    assert whole.json()["choices"][0]["message"]["content"] == WHOLE
+
+
+class Losing(BaseHTTPRequestHandler):
+    """A balancer that loses every engine it asks."""
+
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Tell that another engine was lost."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body["user"])
+        self.send_response(504 if "slow" in body["user"] else 502)
+        self.end_headers()
+
+
+def test_a_question_that_ends_engines_does_not_go_through_them_all() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Losing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        engines = Engines(Settings(llm_url=f"http://127.0.0.1:{server.server_port}"))
+        for kind, size in (("small", 10), ("small and slow", 10), ("large", 200_000)):
+            request = {"messages": [{"role": "user", "content": "x" * size}]}
+            whole = engines.whole({**request, "user": f"{kind}, whole"}, Line())
+            *_before, streamed = engines.stream({**request, "user": f"{kind}, stream"})
+            assert [(end.status, end.retry_after) for end in (whole, streamed) if isinstance(end, Failed)] == [(503, 5)] * 2
+        server.shutdown()
+    # The balancer itself asked several engines a question that it could ask again.
+    wanted = {"small": 1, "small and slow": TRIES, "large": TRIES}
+    assert Counter(Losing.asked) == {f"{kind}, {way}": times for kind, times in wanted.items() for way in ("whole", "stream")}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 A request says how it is answered: "standin": {"tokens": 40, "token_s": 0.002, "cuts": [12, 25], "how": "reset"}. The answer is
 " t1 t2 ..."; after token 12 the connection is lost in the way named. An assistant's turn at the end is gone on from, as llama.cpp and
 Ollama do, and must be exactly what was sent: anything else is answered with an error, so that a test sees it. With "roles": true the role
-is said in every piece, as Ollama does.
+is said in every piece, as Ollama does; with "once": true the first time is lost before a word, "lost_s" seconds after the question.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ class Handler(BaseHTTPRequestHandler):
             self._json(400, {"error": {"message": f"the partial answer is not what was sent: {before!r}", "code": 400}})
         elif told.get("refuse"):
             self._json(told["refuse"], {"error": {"message": "refused as asked", "type": "invalid_request_error", "code": told["refuse"]}})
+        elif told.get("once") and self._first(body):
+            time.sleep(float(told.get("lost_s", 0)))
+            self._lose("reset")
         elif body.get("stream"):
             self._stream(body, told, begin)
         else:
@@ -73,12 +76,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def _whole(self, body: Json, told: Json, begin: int) -> None:
-        if told.get("once") and not any(other is not body and other.get("standin") == body.get("standin") for other in self.asked):
-            return self._lose("reset")
         message = {"role": "assistant", "content": told.get("say") or text(begin + 1, int(told.get("tokens", 10)))}
         usage = {"prompt_tokens": 7, "completion_tokens": int(told.get("tokens", 10)), "total_tokens": 17}
         self._json(200, {"id": "whole", "model": body.get("model"), "choices": [{"index": 0, "message": message}], "usage": usage})
-        return None
 
     def _stream(self, body: Json, told: Json, begin: int) -> None:
         self.send_response(200)

@@ -28,7 +28,11 @@ CHAT = "/v1/chat/completions"
 TRIES = 6
 # Tries while the balancer is away or has no engine; the time allowed ends them earlier.
 ATTEMPTS = 64
-_AWAY = (502, 503, 504)
+# The balancer says so when it lost an engine and did not ask another: what is larger than its buffer it cannot ask again. Its 503 is no
+# loss: nobody took the request.
+_LOST = (502, 504)
+# What is smaller fits that buffer in any case. 502 means then that the balancer itself lost as many engines as a request may.
+BUFFERED = 100_000
 # 499 is nginx's number for a client that left; nobody reads the words.
 CLIENT_LEFT = Failed(499, "The client left.", code="client_left")
 
@@ -37,12 +41,12 @@ class Cut(Exception):
     """The engine vanished, or stopped sending.
 
     :param engine: its name.
-    :param reached: whether the request reached an engine, which it may have harmed.
+    :param losses: how many engines the request reached, and may have harmed.
     """
 
-    def __init__(self, engine: str, why: str, *, reached: bool = True) -> None:
+    def __init__(self, engine: str, why: str, *, losses: int = 1) -> None:
         super().__init__(why)
-        self.engine, self.reached = engine, reached
+        self.engine, self.losses = engine, losses
 
 
 class Refusal(Exception):
@@ -62,6 +66,24 @@ def refusal(status: int, raw: bytes, retry_after: str = "") -> Failed:
     told = error if isinstance(error, dict) else {"message": error}
     seconds = int(retry_after) if retry_after.isdigit() else (5 if status == 503 else 0)
     return Failed(status, str(told.get("message") or error), str(told.get("type") or "api_error"), str(told.get("code") or ""), seconds)
+
+
+def _reached(error: Exception) -> int:
+    """How many engines a request reached that ended in this error."""
+    return int(not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)))
+
+
+def _taken(got: httpx.Response) -> None:
+    """Return when an engine took the request.
+
+    :raises Cut: when the balancer lost it.
+    :raises Refusal: when it was refused.
+    """
+    if got.status_code in _LOST:
+        alone = got.status_code == 502 and len(got.request.content) < BUFFERED
+        raise Cut(got.headers.get("X-LLM-Engine", ""), f"the balancer answered {got.status_code}", losses=TRIES if alone else 1)
+    if got.status_code != 200:
+        raise Refusal(refusal(got.status_code, got.read(), got.headers.get("Retry-After", "")))
 
 
 class Engines:
@@ -107,34 +129,37 @@ class Engines:
 
         :param line: what hangs up when the client leaves.
         """
-        deadline = time.monotonic() + self.settings.patience_s
+        deadline, losses = time.monotonic() + self.settings.patience_s, 0
+        failed = Failed(503, "The engine was lost before it answered, and no other took over. Try again.", retry_after=5)
         for attempt in range(TRIES):
             try:
-                with listening(line):
-                    got = self.client.post(CHAT, json={**body, "stream": False}, timeout=httpx.Timeout(600.0, connect=3.0))
-            except (httpx.TransportError, httpx.StreamError):
-                failed = Failed(503, "The engine was lost before it answered, and no other took over. Try again.", retry_after=5)
-            else:
-                answer = self._object(got)
-                if not isinstance(answer, Failed):
-                    return answer
-                if attempt == 0 or answer.status not in _AWAY:
-                    return answer
-                failed = answer
-            if time.monotonic() > deadline or line.dead:
+                return self._once(body, line)
+            except Refusal as refused:
+                if attempt == 0 or refused.failed.status != 503:
+                    return refused.failed
+            except Cut as cut:
+                losses += cut.losses
+            if losses >= TRIES or time.monotonic() > deadline or line.dead:
                 break
             time.sleep(min(2.0, 0.1 * 2**attempt))
         return CLIENT_LEFT if line.dead else failed
 
-    @staticmethod
-    def _object(got: httpx.Response) -> tuple[Json, str] | Failed:
-        if got.status_code != 200:
-            return refusal(got.status_code, got.content, got.headers.get("Retry-After", ""))
+    def _once(self, body: Json, line: Line) -> tuple[Json, str]:
+        """Ask one engine.
+
+        :raises Cut: when it vanished.
+        :raises Refusal: when it refused.
+        """
         try:
-            answer = got.json()
+            with listening(line):
+                got = self.client.post(CHAT, json={**body, "stream": False}, timeout=httpx.Timeout(600.0, connect=3.0))
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise Cut("", str(error), losses=_reached(error)) from error
+        _taken(got)
+        try:
+            return got.json(), got.headers.get("X-LLM-Engine", "")
         except ValueError:
-            return Failed(502, "The engine's answer was no JSON.")
-        return answer, got.headers.get("X-LLM-Engine", "")
+            raise Refusal(Failed(502, "The engine's answer was no JSON.")) from None
 
     def alive(self) -> bool:
         """Whether at least one engine serves, as the balancer sees it."""
@@ -192,15 +217,15 @@ class _Attempt:
             try:
                 return Done(self._once(lost))
             except Refusal as refused:
-                if not deadline or refused.failed.status not in _AWAY:
+                if not deadline or refused.failed.status != 503:
                     return self._given_up(refused.failed)
             except Cut as cut:
                 ended = self._after(cut)
                 if ended is not None:
                     return ended
-                if cut.reached or not deadline:
+                if cut.losses or not deadline:
                     deadline = time.monotonic() + self.settings.patience_s
-                losses += cut.reached
+                losses += cut.losses
                 lost = cut.engine or lost if self.partial.begun else ""
             if losses >= TRIES or (deadline and time.monotonic() > deadline):
                 return failed
@@ -229,7 +254,7 @@ class _Attempt:
         if self.partial.exhausted(self.body):
             self._put(self.partial.end("length"))
             return Done(cut.engine)
-        if cut.reached:
+        if cut.losses:
             self.partial.next_round()
             self._put(Lost(cut.engine))
         return None
@@ -247,11 +272,10 @@ class _Attempt:
         try:
             response = self.engines.client.send(request, stream=True)
             engine = response.headers.get("X-LLM-Engine", "")
-            if response.status_code != 200:
-                raise Refusal(refusal(response.status_code, response.read(), response.headers.get("Retry-After", "")))
+            _taken(response)
             self._read(response, lost, engine)
         except (httpx.TransportError, httpx.StreamError, OSError) as error:
-            raise Cut(engine, str(error), reached=not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))) from error
+            raise Cut(engine, str(error), losses=_reached(error)) from error
         finally:
             self.line.hold(None)
             if response is not None:
