@@ -21,6 +21,7 @@ import pytest
 from conftest import balanced
 from places import NUMBERED, Api, Processes, events
 from ports import free_port
+from rag_chat_api import engines as engines_module
 from rag_chat_api.engines import TRIES, Engines
 from rag_chat_api.events import Failed, Quiet
 from rag_chat_api.settings import Settings
@@ -116,6 +117,35 @@ def test_a_question_too_large_for_the_balancer_to_ask_again_is_asked_again(api: 
     whole = api.client.post("/v1/chat/completions", json={**asked(2101, once=True), **large, "stream": False})
     assert whole.status_code == 200, whole.text
     assert whole.json()["choices"][0]["message"]["content"] == WHOLE
+
+
+def text_of(answer: tuple[dict[str, Any], str] | Failed) -> str:
+    """The text of an answer in one piece."""
+    assert not isinstance(answer, Failed), answer
+    return str(answer[0]["choices"][0]["message"]["content"])
+
+
+def test_an_answer_in_one_piece_is_asked_again_however_late_its_engine_is_lost(processes: Processes) -> None:
+    port = free_port()
+    processes.start(f"engine-{port}", [sys.executable, str(NUMBERED), str(port)], port)
+    engines = Engines(Settings(llm_url=f"http://127.0.0.1:{port}", patience_s=0.5))
+    assert text_of(engines.whole(asked(2200, once=True, lost_s=1), Line())) == WHOLE
+
+
+def test_an_answer_in_one_piece_waits_for_a_balancer_that_is_away(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What reached no engine harmed none, so it uses up no try.
+    monkeypatch.setattr(engines_module, "TRIES", 2)
+    port = free_port()
+    engines = Engines(Settings(llm_url=f"http://127.0.0.1:{port}", patience_s=30))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(engines.whole, asked(2300), Line())
+        time.sleep(1)
+        processes.start(f"engine-{port}", [sys.executable, str(NUMBERED), str(port)], port)
+        assert text_of(waiting.result()) == WHOLE
+    nowhere = Engines(Settings(llm_url=f"http://127.0.0.1:{free_port()}", patience_s=0.5))
+    begun = time.monotonic()
+    assert isinstance(nowhere.whole(asked(2301), Line()), Failed)
+    assert time.monotonic() - begun < 5
 
 
 class Losing(BaseHTTPRequestHandler):

@@ -129,19 +129,22 @@ class Engines:
 
         :param line: what hangs up when the client leaves.
         """
-        deadline, losses = time.monotonic() + self.settings.patience_s, 0
+        deadline, losses = 0.0, 0
         failed = Failed(503, "The engine was lost before it answered, and no other took over. Try again.", retry_after=5)
-        for attempt in range(TRIES):
+        for attempt in range(ATTEMPTS):
             try:
                 return self._once(body, line)
             except Refusal as refused:
-                if attempt == 0 or refused.failed.status != 503:
+                if not deadline or refused.failed.status != 503:
                     return refused.failed
             except Cut as cut:
+                # From the loss on: an answer in one piece may have taken minutes until then.
+                if cut.losses or not deadline:
+                    deadline = time.monotonic() + self.settings.patience_s
                 losses += cut.losses
             if losses >= TRIES or time.monotonic() > deadline or line.dead:
                 break
-            time.sleep(min(2.0, 0.1 * 2**attempt))
+            time.sleep(min(2.0, 0.05 * 2**attempt))
         return CLIENT_LEFT if line.dead else failed
 
     def _once(self, body: Json, line: Line) -> tuple[Json, str]:
