@@ -10,18 +10,20 @@ import json
 import signal
 import time
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import httpx
+import numpy as np
 import pytest
 from corpus import QUESTIONS, passages, words
 from places import CHROMA, Api, Processes
 from ports import free_port
 from rag_chat_api import store as store_module
 from rag_chat_api.embed import Lazily
-from rag_chat_api.store import Away, Store
+from rag_chat_api.store import Away, Conflict, Store, new_document
 from rank_bm25 import BM25Okapi
 
 RECORD = Path(__file__).resolve().parents[2] / "build" / "recall.json"
@@ -267,6 +269,92 @@ def test_without_chroma_the_chat_goes_on_and_documents_say_so(processes: Process
     assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
     assert "The document store cannot be reached" in got.json()["error"]["message"]
     assert lonely.client.get("/api/status").json()["documents"] is False
+
+
+class Interrupting:
+    """An embedder that computes nothing, and does something before it takes the third batch of an upload."""
+
+    name = "interrupting"
+
+    def __init__(self) -> None:
+        self.then: Callable[[], None] | None = None
+        self.batches = 0
+
+    def embed(self, texts: list[str]) -> Any:
+        """One row for each text, the same for the same."""
+        if self.then and len(texts) > 1:
+            self.batches += 1
+            if self.batches == 3:
+                then, self.then, self.batches = self.then, None, 0
+                then()
+        return np.array([np.random.default_rng(zlib.crc32(text.encode())).random(16) for text in texts], dtype=np.float32)
+
+
+TEXTS = [f"secret passage {number}" for number in range(900)]
+
+
+def left(store: Store, name: str) -> int:
+    """How many passages a collection holds, whoever they are of."""
+    return store._collection(name).count()
+
+
+def test_a_document_is_not_there_before_its_last_passage_is(chroma: str) -> None:
+    embedder = Interrupting()
+    store, replica = Store(chroma, embedder), Store(chroma, embedder)
+    store.create("meanwhile")
+    store.add("meanwhile", new_document("whole.txt", "txt", 1, 300), [f"harmless {number}" for number in range(300)])
+
+    def look() -> None:
+        assert left(store, "meanwhile") > 300
+        assert [one.name for one in store.documents("meanwhile")] == ["whole.txt"]
+        assert {source.name for source in store.search("meanwhile", TEXTS[250], 50)} == {"whole.txt"}
+        # Another upload, in another replica, takes nothing from this one.
+        replica.add("meanwhile", new_document("other.txt", "txt", 1, 1), ["other"])
+
+    embedder.then = look
+    store.add("meanwhile", new_document("secret.txt", "txt", 1, len(TEXTS)), TEXTS)
+    assert embedder.then is None
+    assert {one.name for one in store.documents("meanwhile")} == {"whole.txt", "other.txt", "secret.txt"}
+    assert store.search("meanwhile", TEXTS[250], 1)[0].text == TEXTS[250]
+
+
+def test_a_document_deleted_while_it_is_uploaded_is_gone(chroma: str) -> None:
+    embedder = Interrupting()
+    store = Store(chroma, embedder)
+    store.create("deleted-meanwhile")
+    document = new_document("secret.txt", "txt", 1, len(TEXTS))
+    embedder.then = lambda: print(store.remove("deleted-meanwhile", document.id))
+    with pytest.raises(Conflict, match="'secret.txt' was deleted while it was uploaded."):
+        store.add("deleted-meanwhile", document, TEXTS)
+    assert store.documents("deleted-meanwhile") == []
+    assert store.search("deleted-meanwhile", TEXTS[0]) == []
+    assert left(store, "deleted-meanwhile") == 0
+
+
+def test_an_upload_that_loses_chroma_leaves_no_document(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    argv = [str(CHROMA), "run", "--path", str(processes.place / "lost"), "--host", "127.0.0.1", "--port", str(port)]
+    lost = processes.start("chroma-that-is-lost", argv, port)
+    embedder = Interrupting()
+    store = Store(f"http://127.0.0.1:{port}", embedder)
+    store.create("half")
+    embedder.then = lambda: (lost.kill(), lost.wait(), None)[-1]
+    with pytest.raises(Away):
+        store.add("half", new_document("half.txt", "txt", 1, len(TEXTS)), TEXTS)
+    processes.start("chroma-that-came-back", argv, port)
+    assert store.documents("half") == []
+    assert store.search("half", TEXTS[250]) == []
+    assert left(store, "half") == 400
+    document = new_document("half.txt", "txt", 1, len(TEXTS))
+    store.add("half", document, TEXTS)
+    assert store.documents("half") == [document]
+    assert {source.document for source in store.search("half", TEXTS[250], 50)} == {document.id}
+    # The rest goes once it is old enough to be no other replica's upload.
+    monkeypatch.setattr(store_module, "ABANDONED_S", -60)
+    store.add("half", new_document("next.txt", "txt", 1, 1), ["next"])
+    assert left(store, "half") == len(TEXTS) + 1
+    assert store.remove("half", document.id) == len(TEXTS)
+    assert left(store, "half") == 1
 
 
 def test_a_chroma_that_hangs_is_not_waited_for(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ NAME = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 PREFIX = "llm-"
 PASSAGES = 5_000
 BATCH = 200
+# What an upload wrote goes after so long, unless it came to its end: no upload takes that long, in any of the replicas.
+ABANDONED_S = 2 * 3600
 # Its client would wait for ever: for a machine that is gone without a word, and for a disk that hangs.
 PATIENCE = httpx.Timeout(30.0, connect=3.0)
 T = TypeVar("T")
@@ -154,8 +156,12 @@ class Store:
 
     @_reached
     def add(self, name: str, document: Document, texts: list[str]) -> None:
-        """Add a document's passages. What was written goes again when a later batch fails."""
+        """Add a document's passages. It is listed and found when the last batch is written, which is the one with passage 0.
+
+        :raises Conflict: when it was deleted meanwhile.
+        """
         collection = self._collection(name)
+        self._sweep(collection)
         about: dict[str, str | int | float | bool | None] = {
             "document": document.id,
             "name": document.name,
@@ -164,7 +170,7 @@ class Store:
         }
         about.update(passages=document.passages, uploaded=document.uploaded)
         try:
-            for begin in range(0, len(texts), BATCH):
+            for begin in (*range(BATCH, len(texts), BATCH), 0):
                 part = texts[begin : begin + BATCH]
                 collection.add(
                     ids=[f"{document.id}:{begin + at}" for at in range(len(part))],
@@ -172,9 +178,39 @@ class Store:
                     embeddings=self.embedder.embed(part),
                     metadatas=[{**about, "passage": begin + at} for at in range(len(part))],
                 )
+            if len(self._ids(collection, document.id)) < len(texts):
+                raise Conflict(f"{document.name!r} was deleted while it was uploaded.")
         except Exception:
-            collection.delete(where={"document": document.id})
+            self._clear(collection, document.id)
             raise
+
+    @staticmethod
+    def _ids(collection: Collection, document: str) -> list[str]:
+        """A document's passages, in the order in which they are deleted: the one that makes it listed first, then backwards."""
+        ids = collection.get(where={"document": document}, include=[])["ids"]
+        batches = sorted(ids, key=lambda one: int(one.rpartition(":")[2]) // BATCH, reverse=True)
+        return sorted(batches, key=lambda one: not one.endswith(":0"))
+
+    def _clear(self, collection: Collection, document: str) -> int:
+        """Delete what there is of a document; return how many passages that were."""
+        ids = self._ids(collection, document)
+        for begin in range(0, len(ids), BATCH):
+            collection.delete(ids=ids[begin : begin + BATCH])
+        return len(ids)
+
+    @staticmethod
+    def _whole(collection: Collection, documents: set[str]) -> set[str]:
+        """Those of the documents that were written to their end, and not deleted."""
+        there = collection.get(ids=[f"{document}:0" for document in documents], include=[])["ids"] if documents else []
+        return {one.rpartition(":")[0] for one in there}
+
+    def _sweep(self, collection: Collection) -> None:
+        """Delete what is left of uploads that did not come to their end. Each was begun with its second batch, which is deleted last."""
+        began = collection.get(where={"passage": BATCH}, include=["metadatas"])["metadatas"] or []
+        before = _now(-ABANDONED_S)
+        old = {str(about["document"]) for about in began if str(about["uploaded"]) < before}
+        for document in old - self._whole(collection, old):
+            self._clear(collection, document)
 
     @_reached
     def documents(self, name: str) -> list[Document]:
@@ -190,30 +226,45 @@ class Store:
         :raises Missing: when there is none.
         """
         collection = self._collection(name)
-        ids = collection.get(where={"document": document}, include=[])["ids"]
-        if not ids:
+        deleted = self._clear(collection, document)
+        if not deleted:
             raise Missing(f"There is no document {document!r} in collection {name!r}.")
-        for begin in range(0, len(ids), BATCH):
-            collection.delete(ids=ids[begin : begin + BATCH])
-        return len(ids)
+        return deleted
 
     @_reached
     def search(self, name: str, question: str, count: int = 5) -> list[Source]:
-        """The passages nearest in meaning to a question, nearest first."""
+        """The passages nearest in meaning to a question, nearest first. Those of documents that are not listed are passed over."""
         collection = self._collection(name)
         vector = self.embedder.embed([question])
-        found = collection.query(query_embeddings=vector, n_results=count, include=["documents", "metadatas", "distances"])
-        rows = zip((found["documents"] or [[]])[0], (found["metadatas"] or [[]])[0], (found["distances"] or [[]])[0])
+        unlisted: set[str] = set()
+        while True:
+            rows = _nearest(collection, vector, count, unlisted)
+            documents = {str(about["document"]) for _text, about, _distance in rows}
+            partial = documents - self._whole(collection, documents)
+            if not partial:
+                break
+            unlisted |= partial
         return [
             Source(str(about["document"]), str(about["name"]), int(str(about["passage"])), round(1 - distance / 2, 4), text)
             for text, about, distance in rows
         ]
 
 
+def _nearest(collection: Collection, vector: Any, count: int, unlisted: set[str]) -> list[tuple[str, Any, float]]:
+    """Passages as text, what is known about them, and distance. :param unlisted: documents that are left out."""
+    where: Any = {"document": {"$nin": sorted(unlisted)}} if unlisted else None
+    found = collection.query(query_embeddings=vector, n_results=count, where=where, include=["documents", "metadatas", "distances"])
+    return list(zip((found["documents"] or [[]])[0], (found["metadatas"] or [[]])[0], (found["distances"] or [[]])[0]))
+
+
 def new_document(name: str, kind: str, size: int, passages: int) -> Document:
     """A document that is about to be added, with an identity of its own."""
-    now = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
-    return Document(uuid.uuid4().hex, name, kind, size, passages, now)
+    return Document(uuid.uuid4().hex, name, kind, size, passages, _now())
+
+
+def _now(more: float = 0) -> str:
+    """The time in so many seconds."""
+    return datetime.fromtimestamp(time.time() + more, timezone.utc).isoformat(timespec="seconds")
 
 
 def _document(about: Any) -> Document:
