@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
 import time
 import zipfile
 import zlib
@@ -336,6 +337,7 @@ def test_an_upload_that_loses_chroma_leaves_no_document(processes: Processes, mo
     argv = [str(CHROMA), "run", "--path", str(processes.place / "lost"), "--host", "127.0.0.1", "--port", str(port)]
     lost = processes.start("chroma-that-is-lost", argv, port)
     embedder = Interrupting()
+    monkeypatch.setattr(store_module, "AWAY_S", 0)
     store = Store(f"http://127.0.0.1:{port}", embedder)
     store.create("half")
     embedder.then = lambda: (lost.kill(), lost.wait(), None)[-1]
@@ -376,4 +378,43 @@ def test_a_chroma_that_hangs_is_not_waited_for(processes: Processes, monkeypatch
             assert time.monotonic() - begun < 10
     finally:
         stopped.send_signal(signal.SIGCONT)
+    time.sleep(store_module.AWAY_S)
     assert known.collections() == []
+
+
+def test_a_chroma_that_hangs_holds_up_nothing_else(processes: Processes, balancer: str) -> None:
+    # The kernel takes the connections, and nobody answers.
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as silent:
+        api = Api(processes, balancer, CHROMA_URL=f"http://127.0.0.1:{silent.getsockname()[1]}", THREADS=32)
+
+        def look(path: str) -> float:
+            begun = time.monotonic()
+            got = api.client.get(path)
+            assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
+            return time.monotonic() - begun
+
+        for path in ("/api/collections", "/api/documents?collection=a"):
+            with ThreadPoolExecutor(40) as pool:
+                waiting = [pool.submit(look, path) for _request in range(40)]
+                # What the swarm asks, for 5 s at most.
+                assert httpx.get(f"http://127.0.0.1:{api.status}/api/status", timeout=5, trust_env=False).status_code == 200
+                assert max(one.result() for one in waiting) < 3
+        assert api.client.post("/api/chat", json={"message": "Hello"}).status_code == 200
+
+
+def test_a_store_that_answers_nobody_is_not_asked_by_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, looked = Store("http://127.0.0.1:9", Interrupting()), 0
+
+    def alive() -> bool:
+        nonlocal looked
+        looked += 1
+        return False
+
+    monkeypatch.setattr(store, "alive", alive)
+    monkeypatch.setattr(store_module, "AWAY_S", 0.5)
+    for _again in range(2):
+        for _request in range(5):
+            with pytest.raises(Away, match="it does not answer"):
+                store.collections()
+        time.sleep(0.5)
+    assert looked == 2

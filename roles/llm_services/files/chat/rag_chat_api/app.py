@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from . import chat_api, documents_api, openai_api, widget_api
-from .capacity import Bounded, limit_of
+from .capacity import Bounded
 from .context import Services, invalid, services_of
 from .models import StatusAnswer
 from .settings import MIB, Settings, from_environment
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RecursionError, lambda _error: invalid(422, "The request is nested too deeply.", "invalid"))
     app.register_error_handler(Exception, _error)
-    app.wsgi_app = Bounded(app.wsgi_app, limit_of(made.settings.threads))  # type: ignore[method-assign]
+    app.wsgi_app = Bounded(app.wsgi_app, made.settings.threads)  # type: ignore[method-assign]
     return app
 
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Iterable, Iterator
 
 from werkzeug.wsgi import ClosingIterator
 
@@ -20,46 +21,53 @@ RETRY_AFTER = 5
 # Threads that open answers never get: they refuse what is too much, and say that the service is well. Without them the health check
 # would wait behind the answers, and the swarm end a service that is only busy, with every answer it has.
 SPARE = 16
+# What is answered from the document store.
+STORED = ("/api/collections", "/api/documents")
+
+
+def spare(threads: int) -> int:
+    """How many of so many threads open answers never get."""
+    return max(1, min(SPARE, threads // 4))
 
 
 def limit_of(threads: int) -> int:
     """How many questions may be open with so many threads."""
-    return max(1, threads - max(1, min(SPARE, threads // 4)))
+    return max(1, threads - spare(threads))
 
 
 class Bounded:
-    """An application that has only so many questions and uploads open. What only looks is brief and always answered.
+    """An application that has only so many questions and uploads open. What only looks is brief and always answered; what looks at the
+    documents is not when their store hangs, so it gets no more than half of the threads that are spared.
 
-    :param limit: how many may be open.
+    :param threads: how many the server has.
     """
 
-    def __init__(self, app: WSGIApplication, limit: int) -> None:
-        self.app, self.limit = app, limit
-        self.lock, self.open = threading.Lock(), 0
+    def __init__(self, app: WSGIApplication, threads: int) -> None:
+        self.app = app
+        self.answers = threading.BoundedSemaphore(limit_of(threads))
+        self.looks = threading.BoundedSemaphore(max(1, spare(threads) // 2))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or refuse it."""
-        if environ.get("REQUEST_METHOD") != "POST":
-            return self.app(environ, start_response)
-        if not self._enter():
-            return _refuse(start_response)
+        held = contextlib.ExitStack()
+        for places in self._needed(environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")):
+            if not places.acquire(blocking=False):
+                held.close()
+                return _refuse(start_response)
+            held.callback(places.release)
         try:
             answer = self.app(environ, start_response)
         except BaseException:
-            self._leave()
+            held.close()
             raise
-        return ClosingIterator(answer, self._leave)
+        return ClosingIterator(answer, held.close)
 
-    def _enter(self) -> bool:
-        with self.lock:
-            if self.open >= self.limit:
-                return False
-            self.open += 1
-            return True
-
-    def _leave(self) -> None:
-        with self.lock:
-            self.open -= 1
+    def _needed(self, method: str, path: str) -> Iterator[threading.BoundedSemaphore]:
+        """What a request needs a place of."""
+        if method == "POST":
+            yield self.answers
+        elif path.startswith(STORED):
+            yield self.looks
 
 
 def _refuse(start_response: StartResponse) -> Iterable[bytes]:

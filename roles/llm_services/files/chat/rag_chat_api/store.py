@@ -33,6 +33,9 @@ BATCH = 200
 ABANDONED_S = 2 * 3600
 # Its client would wait for ever: for a machine that is gone without a word, and for a disk that hangs.
 PATIENCE = httpx.Timeout(30.0, connect=3.0)
+# A Chroma that did not answer is not asked again for so long: each look at one that hangs holds a thread for a second.
+AWAY_S = 2.0
+SILENT = "The document store cannot be reached (it does not answer). Try again in a few seconds."
 T = TypeVar("T")
 
 
@@ -81,7 +84,7 @@ def _reached(method: Callable[..., T]) -> Callable[..., T]:
         except NotFoundError as error:
             raise Missing(f"There is no collection {args[0] if args else ''!r}.") from error
         except (httpx.HTTPError, ChromaError, OSError, ValueError) as error:
-            self.forget()
+            self.forget(away=isinstance(error, (httpx.TransportError, OSError)))
             raise Away(f"The document store cannot be reached ({type(error).__name__}). Try again in a few seconds.") from error
 
     return call
@@ -98,20 +101,40 @@ class Store:
         self.url, self.embedder = urlsplit(url), embedder
         self.lock = threading.Lock()
         self.client: ClientAPI | None = None
+        self.away_until = 0.0
 
-    def forget(self) -> None:
-        """Connect anew next time: a Chroma that was moved has another address."""
+    def forget(self, *, away: bool) -> None:
+        """Connect anew next time: a Chroma that was moved has another address. :param away: it did not answer."""
         self.client = None
+        if away:
+            self.away_until = time.monotonic() + AWAY_S
 
     def _connected(self) -> ClientAPI:
-        with self.lock:
-            if self.client is None:
-                if not self.alive():
-                    raise Away("The document store cannot be reached (it does not answer). Try again in a few seconds.")
+        client = self.client
+        if client is None:
+            if time.monotonic() < self.away_until:
+                raise Away(SILENT)
+            # Outside the lock: nobody waits for another's look.
+            client = self._new() if self.alive() else None
+        if client is None:
+            self.forget(away=True)
+            raise Away(SILENT)
+        return client
+
+    def _new(self) -> ClientAPI | None:
+        """A new client, or the one that another thread made meanwhile; none when that takes long: making one asks Chroma without limit."""
+        if not self.lock.acquire(timeout=1.0):
+            return None
+        try:
+            made = self.client
+            if made is None:
                 settings = ChromaSettings(anonymized_telemetry=False)
-                self.client = chromadb.HttpClient(self.url.hostname or "chroma", self.url.port or 8000, settings=settings)
-                self.client._server._session.timeout = PATIENCE  # type: ignore[attr-defined]
-            return self.client
+                made = chromadb.HttpClient(self.url.hostname or "chroma", self.url.port or 8000, settings=settings)
+                made._server._session.timeout = PATIENCE  # type: ignore[attr-defined]
+                self.client = made
+            return made
+        finally:
+            self.lock.release()
 
     def alive(self) -> bool:
         """Whether Chroma answers."""
