@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from flask import Response, current_app, jsonify, request
@@ -16,7 +17,8 @@ from werkzeug.exceptions import HTTPException
 
 from . import chat_api, documents_api, openai_api, widget_api
 from .capacity import Bounded
-from .context import Services, invalid, services_of
+from .context import Services, invalid, refused, services_of
+from .events import Failed
 from .models import StatusAnswer
 from .settings import MIB, Settings, from_environment
 
@@ -57,6 +59,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     app.after_request(_headed)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RecursionError, lambda _error: invalid(422, "The request is nested too deeply.", "invalid"))
+    app.register_error_handler(OSError, _os_error)
     app.register_error_handler(Exception, _error)
     app.wsgi_app = Bounded(app.wsgi_app, made.settings.threads)  # type: ignore[method-assign]
     return app
@@ -109,6 +112,13 @@ def _http_error(error: HTTPException) -> Response:
     told = invalid(error.code or 500, error.description or error.name)
     told.headers.extend([pair for pair in error.get_headers() if pair[0] == "Allow"])
     return told
+
+
+def _os_error(error: OSError) -> Response:
+    """A full /tmp is the uploads' of others, and soon empty."""
+    if error.errno != errno.ENOSPC:
+        return _error(error)
+    return refused(Failed(503, "There is no room for the upload now. Try again in a few seconds.", code="overloaded", retry_after=5))
 
 
 def _error(error: Exception) -> Response:

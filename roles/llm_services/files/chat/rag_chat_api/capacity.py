@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable
 
 from werkzeug.wsgi import ClosingIterator
 
@@ -23,6 +23,9 @@ RETRY_AFTER = 5
 SPARE = 16
 # What is answered from the document store.
 STORED = ("/api/collections", "/api/documents")
+UPLOAD = "/api/documents"
+# Uploads open at a time, read or waiting for their turn: /tmp and the memory hold no more of the largest.
+UPLOADS = 8
 
 
 def spare(threads: int) -> int:
@@ -35,6 +38,13 @@ def limit_of(threads: int) -> int:
     return max(1, threads - spare(threads))
 
 
+def needed(method: str, path: str) -> tuple[str, ...]:
+    """What a request needs a place among."""
+    if method == "POST":
+        return ("answers", "uploads") if path == UPLOAD else ("answers",)
+    return ("requests",) if path.startswith(STORED) else ()
+
+
 class Bounded:
     """An application that has only so many questions and uploads open. What only looks is brief and always answered; what looks at the
     documents is not when their store hangs, so it gets no more than half of the threads that are spared.
@@ -44,17 +54,17 @@ class Bounded:
 
     def __init__(self, app: WSGIApplication, threads: int) -> None:
         self.app = app
-        self.answers = threading.BoundedSemaphore(limit_of(threads))
-        self.looks = threading.BoundedSemaphore(max(1, spare(threads) // 2))
+        most = {"answers": limit_of(threads), "uploads": UPLOADS, "requests": max(1, spare(threads) // 2)}
+        self.places = {what: threading.BoundedSemaphore(number) for what, number in most.items()}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or refuse it."""
         held = contextlib.ExitStack()
-        for places in self._needed(environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")):
-            if not places.acquire(blocking=False):
+        for what in needed(environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")):
+            if not self.places[what].acquire(blocking=False):
                 held.close()
-                return _refuse(start_response)
-            held.callback(places.release)
+                return _refuse(what, start_response)
+            held.callback(self.places[what].release)
         try:
             answer = self.app(environ, start_response)
         except BaseException:
@@ -62,16 +72,9 @@ class Bounded:
             raise
         return ClosingIterator(answer, held.close)
 
-    def _needed(self, method: str, path: str) -> Iterator[threading.BoundedSemaphore]:
-        """What a request needs a place of."""
-        if method == "POST":
-            yield self.answers
-        elif path.startswith(STORED):
-            yield self.looks
 
-
-def _refuse(start_response: StartResponse) -> Iterable[bytes]:
-    told = Failed(503, "Too many answers are under way. Try again in a few seconds.", code="overloaded", retry_after=RETRY_AFTER)
+def _refuse(what: str, start_response: StartResponse) -> Iterable[bytes]:
+    told = Failed(503, f"Too many {what} are under way. Try again in a few seconds.", code="overloaded", retry_after=RETRY_AFTER)
     raw = json.dumps(told.body).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw))), ("Retry-After", str(told.retry_after))]
     start_response("503 Service Unavailable", headers)
