@@ -57,6 +57,10 @@ def test_the_day_s_answers_are_counted_and_come_back_at_midnight() -> None:
     cap, evening = DailyCap(2), datetime(2026, 3, 1, 23, 59, 0, tzinfo=timezone.utc)
     assert [cap.take(evening) for _answer in range(4)] == [0, 0, 60, 60]
     assert cap.take(evening + timedelta(minutes=1)) == 0
+    # What was not given is given to another; no more than that.
+    for _answer in range(3):
+        cap.give_back()
+    assert [cap.take(evening + timedelta(minutes=1)) > 0 for _answer in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("seed", range(20))

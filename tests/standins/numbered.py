@@ -50,8 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/api/embed":
             self._json(200, {"embeddings": [[float(len(one)), 1.0, 0.5] for one in body["input"]]})
             return
-        told: Json = body.get("standin") or said(body)
-        told = told if isinstance(told, dict) else {}
+        told = told_by(body)
         newest = body["messages"][-1]
         before = str(newest.get("content")) if newest.get("role") == "assistant" else ""
         begin = len(re.findall(r" t\d+", before))
@@ -110,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _first(self, body: Json) -> bool:
         """Whether this process sees the request for the first time."""
-        return sum(other.get("standin") == body.get("standin") for other in self.asked) == 1
+        return sum(told_by(other) == told_by(body) for other in self.asked) == 1
 
     @staticmethod
     def _token(body: Json, told: Json, number: int) -> Json:
@@ -149,9 +148,15 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.close() if how == "reset" else None
 
 
+def told_by(body: Json) -> Json:
+    """How a request says it is answered."""
+    told = body.get("standin") or said(body)
+    return told if isinstance(told, dict) else {}
+
+
 def said(body: Json) -> Json:
     """What the question itself tells, where a client cannot add a field: ``standin {...}`` in its last words."""
-    for message in reversed(body["messages"]):
+    for message in reversed(body.get("messages", [])):
         found = re.search(r"standin (\{.*\})", str(message.get("content")))
         if message.get("role") == "user" and found:
             told: Json = json.loads(found.group(1))

@@ -32,6 +32,7 @@ class Record:
     :param key: name of the API key, or ``widget:SITE``.
     :param first_token: seconds to the first token; none without a token.
     :param tokens: tokens sent, counted where no engine did.
+    :param status: how it ended; 0 until then.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Record:
     prompt_tokens: int = 0
     tokens: int = 0
     continued: int = 0
+    status: int = 0
 
     def heard(self) -> None:
         """A token came."""
@@ -98,7 +100,7 @@ class Usage:
 
     def end(self, record: Record, status: int, error: str = "") -> None:
         """A request ended."""
-        seconds = time.monotonic() - record.begun
+        seconds, record.status = time.monotonic() - record.begun, status
         self.metrics.open.dec()
         self.metrics.requests.labels(record.route, str(status)).inc()
         self.metrics.tokens.inc(record.tokens)

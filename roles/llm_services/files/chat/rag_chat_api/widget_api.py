@@ -39,12 +39,24 @@ def chat(body: WidgetRequest) -> Response:
             Failed(429, "The widget has given all its answers for today. It goes on tomorrow.", code="daily_cap", retry_after=wait)
         )
         return _shared(told, origin)
+    told = _answered(body, origin)
+    if told.status_code != 200:
+        services().cap.give_back()
+    return _shared(told, origin)
+
+
+def _answered(body: WidgetRequest, origin: str) -> Response:
+    settings, cap = services().settings, services().cap
     made = question(body.message, [turn.model_dump() for turn in body.history], settings.widget_collection or None)
     if isinstance(made, Response):
-        return _shared(made, origin)
+        return made
     made.request.update(model=settings.model, max_tokens=TOKENS)
     record = services().usage.begin(f"widget:{origin.partition('://')[2][:90]}", settings.model, "/widget/chat", body.message)
-    return _shared(answer(made, record, stream=True), origin)
+    told = answer(made, record, stream=True)
+    if told.status_code == 200:
+        # A stream may end in an error before its first token. A visitor who left is counted: the engine had begun.
+        told.call_on_close(lambda: cap.give_back() if record.status >= 500 and not record.tokens else None)
+    return told
 
 
 @api.route("/widget/chat", methods=["OPTIONS"])

@@ -29,6 +29,11 @@ class DailyCap:
         midnight = datetime.combine(moment.date() + timedelta(days=1), datetime.min.time(), timezone.utc)
         return max(1, int((midnight - moment).total_seconds()))
 
+    def give_back(self) -> None:
+        """The answer that was counted was not given."""
+        with self.lock:
+            self.given = max(0, self.given - 1)
+
 
 def allowed(origin: str, domains: tuple[str, ...]) -> bool:
     """Whether a page of this origin may use the widget. ``*.example.org`` stands for all below it, not for itself."""
