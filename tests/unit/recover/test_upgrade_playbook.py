@@ -185,3 +185,25 @@ def test_a_worker_whose_engine_is_dead_stops_it(fleet: Fleet) -> None:
     assert "stopped at gpu1" in words(ended)
     assert "Cannot connect Its packages were left as they are." in words(ended)
     assert fleet.touched() == []
+
+
+def test_a_limit_that_leaves_out_who_keeps_the_lock_is_refused_with_nothing_changed(fleet: Fleet) -> None:
+    fleet.want("old", "gpu1", "gpu2")
+    ended = fleet.upgrade("--limit", "gpu1")
+    assert ended.returncode != 0
+    assert "The lock of the fleet is kept on manager1, which --limit leaves out, so nothing was changed." in words(ended)
+    assert "`--limit 'gpu1,manager1'`" in words(ended)
+    assert (fleet.touched(), fleet.availability("gpu1")) == ([], "active")
+    assert fleet.upgrade("--limit", "gpu1", "--check").returncode == 0
+    assert fleet.upgrade("--limit", "gpu1,manager1").returncode == 0
+    assert fleet.touched() == ["gpu1"]
+
+
+def test_a_lock_that_was_lost_empties_no_worker(fleet: Fleet) -> None:
+    fleet.want("old", "gpu1")
+    lose = task("Lose it", "set_fact", llm_stack_upgrade_lock={"token": "another"})
+    (fleet.control.place / "playbooks" / "tasks" / "how_to_join.yml").write_text(yaml.safe_dump([lose]))
+    ended = fleet.upgrade()
+    assert ended.returncode != 0
+    assert "stopped at gpu1" in words(ended)
+    assert (fleet.touched(), fleet.availability("gpu1")) == ([], "active")
