@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Mapping
 
 from .._errors import CommandFailed, StackError
 from .._plan import Step
 from .._run import Runner
 from .model import Found
-from .plan import live_settings
+from .plan import live_settings, parse_live
 
 FOLDER = Path("/etc/wireguard")
 
@@ -35,17 +36,24 @@ class Host:
         return f"wg-quick@{self.interface}.service"
 
     def read(self) -> Found:
-        """Read key, configuration and service: two commands."""
+        """Read key, configuration, service and running interface: three commands."""
         installed = self._runner.has("wg")
         shown = self._runner.run(("systemctl", "show", self.unit, "--property=ActiveState", "--property=UnitFileState"), ok=(0, 1)).stdout
         state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        active = state.get("ActiveState") == "active"
         return Found(
             installed=installed,
             public_key=self.public_key() if installed else "",
             config=self.config.read_text(encoding="utf-8") if self.config.exists() else "",
             enabled=state.get("UnitFileState") == "enabled",
-            active=state.get("ActiveState") == "active",
+            active=active,
+            live=self._live() if installed and active else None,
         )
+
+    def _live(self) -> Mapping[str, tuple[str, ...]] | None:
+        """Ask the running interface for its peers; a dump of all it knows would hold the private key."""
+        told = self._runner.run(("wg", "show", self.interface, "allowed-ips"), ok=(0, 1))
+        return parse_live(told.stdout) if told.rc == 0 else None
 
     def public_key(self) -> str:
         """Return the public half of the key; the private one goes to `wg` on its standard input.

@@ -72,6 +72,7 @@ class Found:
 
     :param public_key: empty where there is no key yet.
     :param config: the text of the configuration file.
+    :param live: by public key, the addresses the running interface sends to that peer; None when it does not tell.
     """
 
     installed: bool = True
@@ -79,6 +80,7 @@ class Found:
     config: str = field(default="", repr=False)
     enabled: bool = False
     active: bool = False
+    live: Mapping[str, tuple[str, ...]] | None = None
 
 
 def parse(options: Mapping[str, Any]) -> Mesh:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+from typing import Any, Mapping
 
 from .._plan import Plan, Step
 from .model import Found, Host, Mesh, Peer
@@ -61,6 +61,19 @@ def parse_peers(config: str) -> list[Peer]:
             )
         )
     return peers
+
+
+def parse_live(text: str) -> dict[str, tuple[str, ...]]:
+    """Read the answer of ``wg show INTERFACE allowed-ips``: by public key, its networks."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    return {row[0]: tuple(part for part in row[1:] if part != "(none)") for row in rows}
+
+
+def knows(live: Mapping[str, tuple[str, ...]] | None, peers: list[Peer]) -> bool:
+    """Whether the running interface has these peers. Endpoints do not count, for peers roam; further peers are left to who made them."""
+    if live is None:
+        return True
+    return all({str(ipaddress.ip_network(one)) for one in peer.addresses} <= set(live.get(peer.public_key, ())) for peer in peers)
 
 
 def merged_peers(mesh: Mesh, current: list[Peer]) -> tuple[list[Peer], list[str]]:
@@ -126,7 +139,7 @@ def _interface(config: str) -> str:
 
 
 def plan_mesh(*, current: Found, desired: Mesh, key_file: str) -> Plan:
-    """Plan key, configuration and service, in that order."""
+    """Plan key, peers, configuration and service, in that order."""
     unit = f"wg-quick@{desired.interface}.service"
     steps = []
     if not current.public_key:
@@ -135,26 +148,29 @@ def plan_mesh(*, current: Found, desired: Mesh, key_file: str) -> Plan:
         return Plan(steps=tuple(steps))
     peers, warnings = merged_peers(desired, parse_peers(current.config))
     config = render(desired, peers, key_file)
+    declared = [peer for peer in peers if peer.name in {host.name for host in desired.hosts}]
+    sync = current.active and _interface(config) == _interface(current.config)
+    # The file last: a run that ends in between, or whose sync fails, leaves it as it was, and the next run does both.
+    if sync and (config != current.config or not knows(current.live, declared)):
+        steps.append(Step("sync", unit, "Tell the running interface its peers; those that stay are not interrupted", config))
     if config != current.config:
         names = ", ".join(peer.name for peer in peers) or "none"
         steps.append(Step("configure", desired.interface, f"Write the configuration of {desired.interface}; its peers: {names}", config))
-    steps += _service_steps(current, unit, config)
+    steps += _service_steps(current, unit, restart=not sync)
     if not current.installed:
         warnings.append("wireguard-tools is not installed here yet; the plan assumes that it will be.")
     before, after = _views(current, config)
     return Plan(steps=tuple(steps), warnings=tuple(warnings), before=before, after=after)
 
 
-def _service_steps(current: Found, unit: str, config: str) -> list[Step]:
+def _service_steps(current: Found, unit: str, *, restart: bool) -> list[Step]:
     steps = []
     if not current.enabled:
         steps.append(Step("enable", unit, f"Enable {unit}, so that the mesh is there at boot"))
     if not current.active:
         steps.append(Step("start", unit, f"Start {unit}"))
-    elif _interface(config) != _interface(current.config):
+    elif restart:
         steps.append(Step("restart", unit, f"Restart {unit}: address, port or MTU have changed"))
-    elif config != current.config:
-        steps.append(Step("sync", unit, "Tell the running interface its peers; those that stay are not interrupted", config))
     return steps
 
 

@@ -17,6 +17,7 @@ from ansible_collections.selfhosted.llm_stack.plugins.module_utils._mesh import 
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._mesh.model import Found, Host, Mesh, parse
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._mesh.plan import (
     live_settings,
+    parse_live,
     parse_peers,
     plan_mesh,
     render,
@@ -74,6 +75,13 @@ def config(name: str, *hosts: Host) -> str:
     return render(wanted, wanted_peers(wanted), KEY_FILE)
 
 
+def test_the_running_interface_tells_its_peers() -> None:
+    assert parse_live(f"{KEYS[1]}\t10.99.0.21/32 10.99.0.33/32\n{KEYS[2]}\t(none)\n") == {
+        KEYS[1]: ("10.99.0.21/32", "10.99.0.33/32"),
+        KEYS[2]: (),
+    }
+
+
 def test_the_configuration_is_read_back_as_it_was_meant() -> None:
     text = config("gpu2", HUB, HOME, HOME2)
     assert text == (
@@ -92,10 +100,15 @@ STEPS: list[tuple[str, Found, Mesh, list[str]]] = [
     ("fresh", Found(), mesh("gpu2", HUB, HOME), ["make_key", "configure", "enable", "start"]),
     ("only the key", Found(), Mesh("llm0"), ["make_key"]),
     ("the key is there", Found(public_key=KEYS[3]), Mesh("llm0"), []),
-    ("one more peer", DONE, mesh("gpu2", HUB, CLOUD, HOME), ["configure", "sync"]),
-    ("a peer made anew", DONE, mesh("gpu2", replace(HUB, public_key=KEYS[8]), HOME), ["configure", "sync"]),
-    ("a peer that moved", DONE, mesh("gpu2", replace(HUB, endpoint="192.0.2.99:51820"), HOME), ["configure", "sync"]),
+    ("one more peer", DONE, mesh("gpu2", HUB, CLOUD, HOME), ["sync", "configure"]),
+    ("a peer made anew", DONE, mesh("gpu2", replace(HUB, public_key=KEYS[8]), HOME), ["sync", "configure"]),
+    ("a peer that moved", DONE, mesh("gpu2", replace(HUB, endpoint="192.0.2.99:51820"), HOME), ["sync", "configure"]),
     ("a peer not reached in this run", DONE, mesh("gpu2", replace(HUB, public_key=""), HOME), []),
+    ("it runs as it should", replace(DONE, live={KEYS[1]: ("10.99.0.21/32",)}), mesh("gpu2", HUB, HOME), []),
+    ("the running interface has no peers", replace(DONE, live={}), mesh("gpu2", HUB, HOME), ["sync"]),
+    ("the running interface has a peer's former key", replace(DONE, live={KEYS[8]: ("10.99.0.21/32",)}), mesh("gpu2", HUB, HOME), ["sync"]),
+    ("a peer lacks an address", replace(DONE, live={KEYS[1]: ()}), mesh("gpu2", HUB, HOME), ["sync"]),
+    ("somebody's own peer runs too", replace(DONE, live={KEYS[1]: ("10.99.0.21/32",), KEYS[8]: ()}), mesh("gpu2", HUB, HOME), []),
     ("another MTU", DONE, mesh("gpu2", HUB, HOME, mtu=1380), ["configure", "restart"]),
     ("stopped", replace(DONE, active=False), mesh("gpu2", HUB, HOME), ["start"]),
     ("not at boot", replace(DONE, enabled=False), mesh("gpu2", HUB, HOME), ["enable"]),
@@ -122,8 +135,8 @@ def test_what_is_not_declared_stays_until_it_is_named() -> None:
     assert kept.steps == ()
     assert kept.warnings == ("gpu1 is a peer on this host and not declared, so it stays. Name it in forget to take it out.",)
     forgotten = plan_mesh(current=current, desired=mesh("gpu2", HUB, HOME, forget=("gpu1",)), key_file=KEY_FILE)
-    assert [step.action for step in forgotten.steps] == ["configure", "sync"]
-    assert parse_peers(forgotten.steps[0].data) == wanted_peers(mesh("gpu2", HUB, HOME))
+    assert [step.action for step in forgotten.steps] == ["sync", "configure"]
+    assert parse_peers(forgotten.steps[1].data) == wanted_peers(mesh("gpu2", HUB, HOME))
 
 
 def test_an_undeclared_peer_gives_way_to_the_host_that_has_its_address() -> None:
@@ -188,6 +201,8 @@ class Machine:
         self.said: list[str] = []
         self.fail_at = -1
         self.enabled = self.active = False
+        # What the running interface was told of its peers.
+        self.running = ""
 
     def has(self, _program: str) -> bool:
         return True
@@ -199,6 +214,8 @@ class Machine:
             return Completed(
                 0, f"ActiveState={'active' if self.active else 'inactive'}\nUnitFileState={'enabled' if self.enabled else ''}\n", ""
             )
+        if command == ("wg", "show", "llm0", "allowed-ips"):
+            return Completed(0, "".join(f"{peer.public_key}\t{' '.join(peer.addresses)}\n" for peer in parse_peers(self.running)), "")
         if command[0] == "journalctl":
             return Completed(0, "no such device\n", "")
         if command == ("wg", "pubkey"):
@@ -211,6 +228,10 @@ class Machine:
         self.said.append(stdin or "")
         if command[0] == "systemctl":
             self.enabled, self.active = self.enabled or command[1] == "enable", self.active or command[1] == "start"
+        if command[1] in ("start", "restart"):
+            self.running = (self.folder / "llm0.conf").read_text()
+        elif command[1] == "syncconf":
+            self.running = stdin or ""
         return Completed(0, PRIVATE + "\n" if command[1] == "genkey" else "", "")
 
     def run_module(self, wanted: Mesh) -> Plan:
@@ -234,6 +255,31 @@ def test_killed_after_any_step_the_next_run_does_the_rest(tmp_path: Path, fail_a
     machine.run_module(mesh("gpu2", HUB, HOME))
     assert machine.calls == CALLS[fail_at:]
     assert machine.run_module(mesh("gpu2", HUB, HOME)).steps == ()
+
+
+def test_a_sync_that_fails_leaves_the_file_and_the_next_run_does_both(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "wireguard")
+    machine.run_module(mesh("gpu2", HUB, HOME))
+    before = (machine.folder / "llm0.conf").read_text()
+    machine.calls, machine.fail_at = [], 0
+    moved = mesh("gpu2", replace(HUB, endpoint="192.0.2.99:51820"), CLOUD, HOME)
+    with pytest.raises(StepFailed, match="not today"):
+        machine.run_module(moved)
+    assert (machine.folder / "llm0.conf").read_text() == before
+    machine.calls, machine.fail_at = [], -1
+    assert machine.run_module(moved).changed
+    assert machine.calls == ["wg syncconf"]
+    assert parse_peers(machine.running) == parse_peers((machine.folder / "llm0.conf").read_text())
+    assert machine.run_module(moved).steps == ()
+
+
+def test_an_interface_that_was_not_told_its_peers_is_told_them_by_the_next_run(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "wireguard")
+    machine.run_module(mesh("gpu2", HUB, HOME))
+    # The file is as it should be, and a run was killed before it told anybody.
+    machine.running, machine.calls = "", []
+    assert machine.run_module(mesh("gpu2", HUB, HOME)).changed
+    assert (machine.calls, machine.run_module(mesh("gpu2", HUB, HOME)).steps) == (["wg syncconf"], ())
 
 
 def test_the_private_key_is_the_owners_alone_and_told_to_nobody(tmp_path: Path) -> None:
