@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rolekit import stand_in
 
 pytestmark = pytest.mark.one_core
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,25 +50,12 @@ m.exit_json(swarm_facts={"JoinTokens": {"Worker": "w", "Manager": "m"}}, nodes=[
 """
 
 
-def stand_in(place: Path) -> Path:
-    """The collection with another module in the place of swarm_gpu_node, beside one that stands in for community.docker."""
-    ours = place / "collections" / "ansible_collections" / "selfhosted" / "llm_stack"
-    theirs = ours.parent.parent / "community" / "docker" / "plugins" / "modules"
-    (ours / "plugins" / "modules").mkdir(parents=True)
-    theirs.mkdir(parents=True)
-    for name in ("roles", "meta", "galaxy.yml"):
-        (ours / name).symlink_to(ROOT / name)
-    (ours / "plugins" / "module_utils").symlink_to(ROOT / "plugins" / "module_utils")
-    (ours / "plugins" / "modules" / "swarm_gpu_node.py").write_text(NODE)
-    (theirs / "docker_swarm_info.py").write_text(INFO)
-    return place / "collections"
-
-
 class Managers:
     """Three hosts, and the managers among them."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.collections = place, stand_in(place)
+        self.place = place
+        self.collections = stand_in(place, swarm_gpu_node=NODE, docker_swarm_info=INFO)
 
     def declare(self, *made: str, cut_off: tuple[str, ...] = ()) -> None:
         hosts: dict[str, Any] = {name: {"ansible_connection": "local", "ansible_python_interpreter": self._python(name)} for name in HOSTS}
