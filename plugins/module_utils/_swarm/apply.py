@@ -74,7 +74,7 @@ class EngineApplier:
     """Takes the steps of :func:`.plan.plan_engine`.
 
     :param settings: the configuration file's content as planned.
-    :param sleep: waits; replaced in tests.
+    :param sleep: waits; replaced in tests, as is the clock.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class EngineApplier:
         runner: Runner,
         connect: Connect,
         paths: Paths,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         timeout: float = 60.0,
     ) -> None:
@@ -94,6 +95,7 @@ class EngineApplier:
         self._runner = runner
         self._connect = connect
         self._paths = paths
+        self._clock = clock
         self._sleep = sleep
         self._timeout = timeout
 
@@ -185,22 +187,21 @@ class EngineApplier:
         nodes = read_nodes(api)
         plan = plan_members(current=nodes, desired=(member,), guards=Guards())
         plan.raise_if_refused()
-        applier = MembersApplier(api, sleep=self._sleep, timeout=self._timeout)
+        applier = MembersApplier(api, clock=self._clock, sleep=self._sleep, timeout=self._timeout)
         for step in plan.steps:
             applier.do(step)
         applier.verify((member,))
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Repeat what a manager refuses until it has found its leader again after a restart."""
-        waited = 0.0
+        end = self._clock() + self._timeout
         while True:
             try:
                 return act()
             except EngineError:
-                if waited >= self._timeout:
+                if self._clock() >= end:
                     raise
             self._sleep(1.0)
-            waited += 1.0
 
     def _leave(self) -> None:
         api = self._connect()
@@ -267,11 +268,11 @@ class EngineApplier:
 
     def _settled(self, api: Api) -> Membership:
         """Wait until the engine is active or has failed."""
-        waited = 0.0
+        end = self._clock() + self._timeout
         while True:
+            api.within(end - self._clock())
             info = api.info()
             now = read_identity(parse_membership(info), Path(info.get("DockerRootDir") or self._paths.data_root))
-            if now.state in {"active", "error", "locked"} or waited >= self._timeout:
+            if now.state in {"active", "error", "locked"} or self._clock() >= end:
                 return now
             self._sleep(1.0)
-            waited += 1.0

@@ -12,6 +12,9 @@ from .._errors import StackError
 from .model import Init
 
 SOCKET = "unix:///var/run/docker.sock"
+# Seconds for one call. Joining waits up to 20 s by itself before the engine answers; a busy manager takes some for a mere look.
+_LONGEST = 120.0
+_SHORTEST = 10.0
 
 
 class EngineError(StackError):
@@ -27,6 +30,8 @@ class EngineError(StackError):
 
 class Api(Protocol):
     """What the readers and appliers need of an engine."""
+
+    def within(self, seconds: float) -> None: ...
 
     def info(self) -> dict[str, Any]: ...
 
@@ -79,6 +84,10 @@ class SdkApi:
             text = text.replace(secret, "********") if secret else text
             status = getattr(getattr(error, "response", None), "status_code", 0) or 0
             raise EngineError(f"Docker could not {what}: {text.strip()}", status) from None
+
+    def within(self, seconds: float) -> None:
+        """Give each call from now on no longer than this, but for the little that any needs."""
+        self._client.timeout = min(max(seconds, _SHORTEST), _LONGEST)
 
     def info(self) -> dict[str, Any]:
         """Return what `docker info` shows."""
@@ -199,8 +208,7 @@ def sdk(socket: str = SOCKET) -> tuple[Any, tuple[type[Exception], ...]]:
     # A stream that breaks is told of by what lies beneath the other two.
     errors = (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError)
     try:
-        # Joining waits up to 20 s by itself before the engine answers.
-        return docker.APIClient(base_url=socket, version="auto", timeout=120), errors
+        return docker.APIClient(base_url=socket, version="auto", timeout=_LONGEST), errors
     except errors as error:
         raise EngineError(f"Docker does not answer on {socket}: {error}. See `journalctl -u docker`.") from error
 

@@ -28,12 +28,20 @@ def is_conflict(error: EngineError) -> bool:
 class MembersApplier:
     """Takes the steps of :func:`.members_plan.plan_members`.
 
-    :param sleep: waits; replaced in tests.
+    :param sleep: waits; replaced in tests, as is the clock.
     :param timeout: seconds until the nodes must be as they should be.
     """
 
-    def __init__(self, api: Api, *, sleep: Callable[[float], None] = time.sleep, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        timeout: float = 60.0,
+    ) -> None:
         self._api = api
+        self._clock = clock
         self._sleep = sleep
         self._timeout = timeout
 
@@ -78,18 +86,21 @@ class MembersApplier:
         :param nodes: what the manager has just said, None to ask.
         :raises StackError: it does not within the time allowed; names what is missing.
         """
-        waited = 0.0
+        start = self._clock()
         while True:
+            # What a manager takes to answer is waited for as well.
+            self._api.within(self._timeout - (self._clock() - start))
             seen = read_nodes(self._api) if nodes is None else nodes
             missing = unmet(seen, desired)
             drained = draining(seen, desired)
             tasks = read_tasks(self._api, [node.id for node in drained])
             if not missing and not tasks:
                 return seen
+            waited = self._clock() - start
             if waited >= self._timeout:
                 raise StackError(" ".join(self._reasons(waited, missing, busy(drained, tasks, self._names(tasks)))))
             self._sleep(1.0)
-            nodes, waited = None, waited + 1.0
+            nodes = None
 
     def _names(self, tasks: tuple[Task, ...]) -> dict[str, str]:
         """Return the names of the tasks' services; one that is gone meanwhile has none."""
@@ -106,12 +117,12 @@ class MembersApplier:
         found = []
         if missing:
             found.append(
-                f"The manager does not see the GPUs it should after {waited:g} s: {'; '.join(missing)}. "
+                f"The manager does not see the GPUs it should after {waited:.0f} s: {'; '.join(missing)}. "
                 "Look at `docker node inspect` here and `journalctl -u docker` there."
             )
         if held:
             found.append(
-                f"The drain has not ended after {waited:g} s: {'; '.join(held)}. The node stays drained. Look at `docker node ps` here; "
+                f"The drain has not ended after {waited:.0f} s: {'; '.join(held)}. The node stays drained. Look at `docker node ps` here; "
                 "a task may take its service's stop_grace_period. Raise timeout, or end what holds it up, and run again."
             )
         return found

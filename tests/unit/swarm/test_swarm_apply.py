@@ -49,6 +49,10 @@ class Host:
         self.conflicts = 0
         self.leaderless = 0
         self.tasks_run = False
+        # The time, how long the engine takes to describe itself, and what each call was given.
+        self.now = 0.0
+        self.takes = 0.0
+        self.left: list[float] = []
 
     # -- commands
     def has(self, _program: str) -> bool:
@@ -83,6 +87,7 @@ class Host:
         return self
 
     def info(self) -> dict[str, Any]:
+        self.now += self.takes
         swarm: dict[str, Any] = {"LocalNodeState": self.state, "NodeID": "n1" if self.state != "inactive" else ""}
         if self.manager and self.leaderless:
             self.leaderless -= 1
@@ -154,7 +159,11 @@ class Host:
         if self.race:
             raise EngineError(self.race, 503)
 
-    def sleep(self, _seconds: float) -> None:
+    def within(self, seconds: float) -> None:
+        self.left.append(seconds)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
         self.state = "active" if self.state == "pending" and self.slow_join else self.state
 
     # -- a run of the module
@@ -167,8 +176,15 @@ class Host:
         plan.raise_if_refused()
         settings = wanted_settings(current, spec)
         applier = EngineApplier(
-            spec, settings, runner=self, connect=self.connect, paths=self.paths, sleep=self.sleep, timeout=3  # type: ignore[arg-type]
-        )  # fmt: skip
+            spec,
+            settings,
+            runner=self,  # type: ignore[arg-type]
+            connect=self.connect,  # type: ignore[arg-type]
+            paths=self.paths,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            timeout=3,
+        )
         plan.carry_out(applier.do)
         return plan
 
@@ -251,9 +267,27 @@ def test_joining_may_take_longer_than_the_engine_waits(host: Host) -> None:
 
 def test_a_join_that_never_settles(host: Host) -> None:
     host.slow_join = True
-    host.sleep = lambda _seconds: None  # type: ignore[method-assign]
+    host.sleep = lambda seconds: setattr(host, "now", host.now + seconds)  # type: ignore[method-assign]
     with pytest.raises(StepFailed, match=r"This host is pending instead of active after joining 10.77.0.21:2377: no reason given"):
         host.run_module()
+
+
+def test_what_the_engine_takes_to_answer_is_waited_for_too(host: Host) -> None:
+    host.slow_join, host.takes = True, 2.0
+    host.sleep = lambda seconds: setattr(host, "now", host.now + seconds)  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match=r"This host is pending instead of active"):
+        host.run_module()
+    # Two calls of two seconds and a pause of one are more than the three allowed.
+    assert (host.now, host.left) == (5, [3, 0])
+
+
+def test_a_manager_without_a_leader_is_given_up_by_the_clock(host: Host) -> None:
+    host.run_module(MADE)
+    host.leaderless, host.takes, before = 99, 100.0, host.now
+    with pytest.raises(StepFailed, match=r"the managers have no leader"):
+        host.run_module(replace(MADE, settings={"debug": False}))
+    # One look to plan, one before the restart, and one that was tried once.
+    assert (host.now - before, host.calls[-1]) == (300, "dockerd --validate")
 
 
 def test_joined_to_another_swarm_than_asked_for(host: Host) -> None:

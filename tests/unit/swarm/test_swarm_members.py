@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._errors import StackError, StepFailed
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm import read
-from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError
+from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.client import EngineError, SdkApi
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.members_apply import MembersApplier
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.members_plan import plan_members, unmet
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._swarm.model import Guards, Member, Node
@@ -191,13 +192,24 @@ class Manager:
         # How often the tasks are asked for until they have ended.
         self.busy = 0
         self.fail_at = ""
+        # The time, how long each call takes, and what it was given.
+        self.now = 0.0
+        self.takes = 0.0
+        self.left: list[float] = []
 
     def nodes(self) -> list[dict[str, Any]]:
         self._count("nodes")
         return [self.node_now, *self.others]
 
+    def within(self, seconds: float) -> None:
+        self.left.append(seconds)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
     def _count(self, name: str) -> None:
         self.calls.append(name)
+        self.now += self.takes
         if name == self.fail_at:
             raise EngineError(f"Docker could not {name}: connection aborted")
 
@@ -238,7 +250,7 @@ class Manager:
         self.calls.clear()
         nodes = read.read_nodes(self)  # type: ignore[arg-type]
         plan = plan_members(current=nodes, desired=members, guards=Guards())
-        applier = MembersApplier(self, sleep=lambda _seconds: None, timeout=timeout)  # type: ignore[arg-type]
+        applier = MembersApplier(self, clock=lambda: self.now, sleep=self.sleep, timeout=timeout)  # type: ignore[arg-type]
         plan.carry_out(applier.do)
         applier.verify(members, None if plan.changed else nodes)
         return self.calls
@@ -281,6 +293,26 @@ def test_gpus_the_manager_does_not_see() -> None:
 
 
 DRAIN = Member(NODE, "gpu2", {}, "drain", temporary=True)
+
+
+def test_what_a_manager_takes_to_answer_is_waited_for_too() -> None:
+    manager = Manager()
+    manager.busy, manager.takes = 99, 20.0
+    with pytest.raises(StackError, match=r"The drain has not ended after 81 s"):
+        manager.run(DRAIN, timeout=60)
+    # Two looks of two calls, with a pause in between; no call had more than what was left of the minute.
+    assert manager.calls[-4:] == ["nodes", "tasks"] * 2
+    assert manager.left == [60, 19]
+
+
+def test_each_call_has_what_is_left_but_no_less_than_any_needs() -> None:
+    client = SimpleNamespace(timeout=0.0)
+    api = SdkApi(client, ())
+    found = []
+    for seconds in (60, -1, 86400):
+        api.within(seconds)
+        found.append(client.timeout)
+    assert found == [60, 10, 120]
 
 
 def test_a_drain_waits_for_its_tasks_and_is_taken_back() -> None:
