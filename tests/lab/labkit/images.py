@@ -196,7 +196,7 @@ RECIPES = (
         "ollama-standin",
         "llm/ollama-standin:0.1",
         "trixie",
-        ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*"),
+        ("usr/bin/python3.[0-9]*", "usr/lib/python3.[0-9]*", "usr/bin/sha256sum"),
         {
             "Entrypoint": ["/bin/ollama"],
             "Cmd": ["serve"],

@@ -7,9 +7,10 @@
 `ollama serve` answers /api/version, /api/tags, /api/ps, /api/show, /api/generate, /api/chat, /api/create, /api/blobs, /v1/models and
 /v1/chat/completions; `ollama list|ps|show|run|create` are its clients. Environment as Ollama's: OLLAMA_HOST, OLLAMA_MODELS,
 OLLAMA_NUM_PARALLEL, OLLAMA_MAX_QUEUE, OLLAMA_CONTEXT_LENGTH. Its own, for tests: STANDIN_TOKENS (tokens of an answer),
-STANDIN_FIRST_TOKEN_S and STANDIN_TOKEN_S (delays); a request may set them for itself: "standin": {"tokens": 3, "first_token_s": 0.5,
-"token_s": 0.1}. The answer counts its tokens, so a test sees a lost or a doubled one. GET /standin/waiting: for how many seconds each
-request has waited for its first token, by what the request calls itself ("standin": {"via": "edge"}).
+STANDIN_FIRST_TOKEN_S and STANDIN_TOKEN_S (delays), STANDIN_LOAD_ERROR (why no model loads, as with a GPU that has failed); a request
+may set tokens and delays for itself: "standin": {"tokens": 3, "first_token_s": 0.5, "token_s": 0.1}. The answer counts its tokens, so a
+test sees a lost or a doubled one. GET /standin/waiting: for how many seconds each request has waited for its first token, by what the
+request calls itself ("standin": {"via": "edge"}).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,8 +64,12 @@ class Store:
         return self.manifests / model / tag
 
     def models(self) -> list[Json]:
-        found = sorted(path for path in self.manifests.glob("*/*") if path.is_file())
-        return [self.describe(f"{path.parent.name}:{path.name}") for path in found]
+        """Those that are whole, as Ollama lists them."""
+        found = []
+        for path in sorted(path for path in self.manifests.glob("*/*") if path.is_file()):
+            with suppress(KeyError):
+                found.append(self.describe(f"{path.parent.name}:{path.name}"))
+        return found
 
     def describe(self, name: str) -> Json:
         """One model as /api/tags shows it.
@@ -117,7 +122,7 @@ class Store:
 
 
 class DamagedError(Exception):
-    """A model's file cannot be loaded."""
+    """A model cannot be loaded."""
 
 
 class BusyError(Exception):
@@ -161,6 +166,8 @@ class Engine:
         if keep_alive in (0, "0"):
             self.loaded.pop(full_name(name), None)
             return
+        if setting("STANDIN_LOAD_ERROR", ""):
+            raise DamagedError(setting("STANDIN_LOAD_ERROR", ""))
         damaged = "" if full_name(name) in self.loaded else self.store.damaged(name)
         if damaged:
             raise DamagedError(f"unable to load model: {damaged}")

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +321,60 @@ def test_a_damaged_model_ends_the_engine_and_is_said(started: Started) -> None:
     assert "tiny:1b does not load from" in said
     assert "Run playbooks/workers.yml, which verifies the file" in said
     assert status == 1
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store but the lock."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_an_engine_whose_gpu_has_failed_ends_and_leaves_the_others_their_store(started: Started) -> None:
+    started.run()
+    before = contents(started.store)
+    started.environment["STANDIN_LOAD_ERROR"] = "CUDA error: uncorrectable ECC error encountered"
+    said, status = started.run()
+    assert "tiny:1b does not load from" in said
+    assert "CUDA error: uncorrectable ECC error encountered" in said
+    assert "look at the GPU and its memory" in said
+    assert "success" not in said, "the model was taken in again though nothing is wrong with it"
+    assert status == 1
+    assert contents(started.store) == before
+
+
+def test_a_damaged_copy_costs_no_other_model_of_the_store(started: Started) -> None:
+    started.run()
+    manifest = started.store / "manifests/registry.ollama.ai/library/other/latest"
+    manifest.parent.mkdir()
+    other = started.store / "blobs" / f"sha256-{hashlib.sha256(b'GGUF other').hexdigest()}"
+    manifest.write_text(f'{{"layers": [{{"digest": "{other.name.replace("-", ":")}", "size": 10}}]}}')
+    (mine,) = (started.store / "blobs").iterdir()
+    other.write_bytes(b"GGUF other")
+    mine.write_bytes(b"x" * 256)
+    said, status = started.run()
+    assert ("it is taken in anew" in said, status) == (True, 0)
+    assert other.read_bytes() == b"GGUF other"
+    assert manifest.exists()
+
+
+@pytest.mark.parametrize("gone", ["blobs", "manifests"])
+def test_a_copy_that_is_gone_is_made_anew(started: Started, gone: str) -> None:
+    started.run()
+    shutil.rmtree(started.store / gone)
+    said, status = started.run()
+    assert ("it is taken in anew" in said, "preloading 200" in said, status) == (True, True, 0)
+
+
+def test_engines_of_one_machine_take_a_model_in_one_after_another(started: Started) -> None:
+    started.store.mkdir()
+    with (started.store / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found: list[tuple[str, int]] = []
+        thread = threading.Thread(target=lambda: found.append(started.run()))
+        thread.start()
+        time.sleep(4)
+        assert not list(started.store.rglob("sha256-*")), "it did not wait for the engine that takes it in"
+    thread.join()
+    assert ("preloading 200" in found[0][0], found[0][1]) == (True, 0)
 
 
 def test_a_missing_model_ends_the_engine_and_is_said(started: Started) -> None:
