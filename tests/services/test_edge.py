@@ -52,6 +52,15 @@ def test_the_page_and_the_state_need_no_key_and_all_that_answers_does(edge: Edge
     assert edge.client.get("/metrics", headers=AUTHORIZED).status_code == 404
 
 
+def test_who_has_no_key_sends_next_to_nothing(edge: Edge) -> None:
+    large = b"x" * 1024 * 1024
+    for path in ("/health", "/", "/api/status", "/analytics/", "/widget/chat"):
+        assert edge.client.post(path, content=large).status_code == 413, path
+    assert edge.client.post("/v1/chat/completions", content=large).status_code == 401
+    question = {"messages": [{"role": "user", "content": "x" * len(large)}]}
+    assert edge.client.post("/v1/chat/completions", json=question, headers=AUTHORIZED).status_code == 200
+
+
 def test_with_a_key_everything_answers_and_its_name_is_the_edge_s_to_say(edge: Edge, api: Api) -> None:
     forged = {**AUTHORIZED, "X-LLM-Key": "somebody-else"}
     assert (

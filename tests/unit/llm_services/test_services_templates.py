@@ -91,6 +91,56 @@ def test_open_webui_asks_the_edge_and_is_reached_through_it_alone() -> None:
     assert 8082 not in [port["published"] for port in services["edge"]["ports"]]
 
 
+EVERYTHING: dict[str, Any] = {
+    "llm_services_chat": {"enabled": True, "analytics_password": "a-password-of-the-tests"},
+    "llm_services_open_webui": {"enabled": True},
+    "llm_services_tls": {"domains": ["llm.test"]},
+    "__llm_services_acme_thumbprint": "thumb",
+}
+
+
+def locations(text: str) -> dict[str, tuple[list[str], str]]:
+    """Of each location that passes requests on, by its server's door and its own name: its lines, and the largest body it takes."""
+    found: dict[str, tuple[list[str], str]] = {}
+    (general,) = re.findall(r"^  client_max_body_size (\w+);", text, re.MULTILINE)
+    for server in re.findall(r"^  server \{\n(.*?)^  \}\n", text, re.MULTILINE | re.DOTALL):
+        (door,) = re.findall(r"^    listen ([\d.:]+)", server, re.MULTILINE)
+        of_server = re.findall(r"^    client_max_body_size (\w+);", server, re.MULTILINE)
+        for name, inside in re.findall(r"^    location (.*?) \{\n(.*?)^    \}\n", server, re.MULTILINE | re.DOTALL):
+            own = re.findall(r"^      client_max_body_size (\w+);", inside, re.MULTILINE)
+            if "proxy_pass " in inside:
+                found[f"{door} {name}"] = ([line.strip() for line in inside.splitlines()], [general, *of_server, *own][-1])
+    return found
+
+
+def test_who_has_no_key_cannot_fill_the_edge_s_memory() -> None:
+    found = locations(render("nginx.conf.j2", **EVERYTHING))
+    keyed = {name for name, (lines, _most) in found.items() if "auth_request /key;" in lines}
+    assert {name.partition(" ")[2] for name in keyed} >= {"/v1/", "/api/", "= /v1/chat/completions"}
+    assert {found[name][1] for name in keyed} == {"32m"}
+    # What is asked inside the network alone, what is reached from a location with a key, and what keeps no body.
+    apart = {name for name, (lines, _most) in found.items() if {"internal;", "proxy_request_buffering off;"} & set(lines)}
+    apart |= {name for name in found if name.startswith("8082 ") or "@" in name}
+    assert {name: most for name, (_lines, most) in found.items() if name not in keyed | apart} == {
+        "443 = /health": "1k",
+        "443 = /api/status": "1k",
+        "443 = /widget/chat": "256k",
+        "443 ~ ^/($|static/|widget\\.js$|openapi\\.json$)": "1k",
+        "443 /analytics/": "1k",
+        "443 /status/": "1k",
+    }
+    assert "proxy_request_buffering off;" in found["8443 /"][0]
+
+
+def test_what_the_edge_keeps_of_requests_fits_its_memory() -> None:
+    edge = stack()["services"]["edge"]
+    sizes = [volume["tmpfs"]["size"] for volume in edge["volumes"]]
+    limit = edge["deploy"]["resources"]["limits"]["memory"]
+    assert limit.endswith("M")
+    # As much as it had before, for itself.
+    assert sum(sizes) + 255 * 1024 * 1024 <= int(limit[:-1]) * 1024 * 1024
+
+
 def test_port_80_is_published_for_acme_alone() -> None:
     ports = stack(llm_services_tls={"domains": ["llm.test"]})["services"]["edge"]["ports"]
     assert {"target": 80, "published": 80, "protocol": "tcp", "mode": "host"} in ports
