@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Iterator
 
 import httpx
 import pytest
-from conftest import KEYS
+from conftest import KEYS, balanced
 from loopback import AUTHORIZED, edge_files, program
-from places import Api, Processes
+from places import NUMBERED, Api, Processes
 from ports import free_port
 
 QUESTION = {"messages": [{"role": "user", "content": "Count."}]}
@@ -21,14 +25,17 @@ SITE = {"Origin": "https://www.example.org"}
 class Edge:
     """nginx, and the chat service behind it."""
 
-    def __init__(self, processes: Processes, balancer: str, api: Api) -> None:
+    def __init__(self, processes: Processes, balancer: str, api: Api, **more: Any) -> None:
         self.port = free_port()
         place = processes.place / f"edge-{self.port}"
         place.mkdir()
         servers = {"__llm_services_chat_server": f"127.0.0.1:{api.port}", "__llm_services_analytics_server": f"127.0.0.1:{api.port}"}
         servers["__llm_services_keys_server"] = KEYS[balancer]
-        changes = {"llm_services_chat": {"enabled": True}, "llm_services_engine": "llamacpp", **servers}
+        changes = {"llm_services_chat": {"enabled": True}, "llm_services_engine": "llamacpp", **servers, **more}
         path = edge_files(place, self.port, 0, balancer.partition("://")[2], changes)
+        # Open WebUI's door is not named by a variable: the stack's network has it for itself.
+        self.inside = free_port()
+        path.write_text(path.read_text().replace("listen 8082;", f"listen 127.0.0.1:{self.inside};"))
         argv = [program("nginx", "nginx-light"), "-e", "stderr", "-c", str(path), "-g", "daemon off;"]
         processes.start(f"edge-{self.port}", argv, self.port)
         self.client = httpx.Client(base_url=f"https://localhost:{self.port}", verify=str(place / "tls.crt"), timeout=60, trust_env=False)
@@ -114,3 +121,54 @@ def test_without_the_chat_service_openai_s_api_goes_on(processes: Processes, bal
     # The analytics are the same process here.
     got = edge.client.get("/analytics/", auth=("me", "x"))
     assert (got.status_code, got.headers["Retry-After"]) == (503, "5")
+
+
+def test_without_chat_service_and_balancer_every_door_says_when_to_come_back(processes: Processes) -> None:
+    engine = free_port()
+    processes.start(f"engine-{engine}", [sys.executable, str(NUMBERED), str(engine)], engine)
+    balancer = balanced(processes, [engine])
+    proxy = processes.started[-1]
+    # Keys are still looked up, as where only the way to the engines is gone.
+    keys = balanced(processes, [engine])
+    api = Api(processes, balancer)
+    webui = {"llm_services_open_webui": {"enabled": True, "port": free_port()}, "__llm_services_keys_server": KEYS[keys]}
+    edge = Edge(processes, balancer, api, **webui)
+    for process in (api.process, proxy):
+        process.terminate()
+        process.wait(timeout=30)
+    for door in (f"https://localhost:{edge.port}/", f"http://127.0.0.1:{edge.inside}/"):
+        for route in ("v1/chat/completions", "v1/completions"):
+            got = edge.client.post(f"{door}{route}", json=QUESTION, headers=AUTHORIZED)
+            assert (got.status_code, got.headers.get("Retry-After")) == (503, "5"), f"{door}{route}: {got.text}"
+            assert "being restarted" in got.json()["error"]["message"]
+
+
+class Broken(BaseHTTPRequestHandler):
+    """An engine that is well, and whose answers are none."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+        """Nobody reads it."""
+
+    def do_GET(self) -> None:
+        """Its health."""
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        """What it had begun to say, as an engine that dies."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"nonsense\r\n\r\n")
+
+
+def test_a_request_that_cost_its_engine_is_told_when_to_come_back(processes: Processes) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as engine:
+        threading.Thread(target=engine.serve_forever, daemon=True).start()
+        balancer = balanced(processes, [engine.server_port])
+        end = time.monotonic() + 20
+        while httpx.get(f"{balancer}/health", trust_env=False).status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        got = httpx.post(f"{balancer}/v1/chat/completions", json=QUESTION, trust_env=False)
+        engine.shutdown()
+    assert (got.status_code, got.headers.get("Retry-After")) == (502, "5"), got.text
+    assert got.json()["error"]["code"] == "engine_lost"
