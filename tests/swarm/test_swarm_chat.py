@@ -115,3 +115,8 @@ def test_openai_s_api_goes_through_the_chat_service(chat: Lab, ask: Callable[...
 def test_the_second_run_changes_nothing(chat: Lab, run: Run) -> None:
     outcome = run(*SITE, **variables())
     assert (outcome.status, outcome.changed) == (0, ())
+
+
+def test_a_check_run_after_it_foresees_nothing(chat: Lab, run: Run) -> None:
+    outcome = run("services", check=True, **variables())
+    assert (outcome.status, outcome.changed) == (0, ())
