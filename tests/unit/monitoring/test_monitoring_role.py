@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible.plugins.filter.core import regex_escape
+from ansible.plugins.filter.core import flatten, regex_escape
 from ansible.plugins.test.core import match
 from ansible_collections.selfhosted.llm_stack.plugins.module_utils._stack.compose import expected_spec
 from site_files import BOT, HOOK, PASSWORD, REFUSED, ROLE, ROOT, SITES, Written, tool
@@ -128,18 +128,22 @@ def test_without_a_password_grafana_has_one_that_is_made_and_kept_on_the_manager
     assert made["ansible.builtin.copy"]["mode"] == "0600"
 
 
-def switched(name: str) -> dict[str, str]:
-    """What each file takes a switch for where nobody says."""
+def switched(name: str) -> dict[str, list[bool]]:
+    """Whether each file that reads a switch takes one that nobody gave, or gave empty, for on."""
     places = [*ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("roles/*/vars/*.yml"), *ROOT.glob("roles/*/templates/*.j2")]
-    found = {path: re.findall(rf"\b{name} \| default\((\w+)\)", path.read_text(encoding="utf-8")) for path in places}
-    return {str(path.relative_to(ROOT)): each for path, all_of_it in found.items() for each in all_of_it}
+    found = {
+        path: re.findall(rf"\b{name} \| default\(([^)]*)\)(?: in (\[none, ''\]))?", path.read_text(encoding="utf-8")) for path in places
+    }
+    return {
+        str(path.relative_to(ROOT)): [each == ("''", "[none, '']") for each in all_of_it] for path, all_of_it in found.items() if all_of_it
+    }
 
 
 @pytest.mark.parametrize("name", ["llm_stack_monitoring", "llm_stack_backup"])
 def test_monitoring_and_backups_are_on_wherever_the_switch_is_read(name: str) -> None:
     found = switched(name)
-    assert set(found.values()) == {"true"}
-    assert len(found) >= 3
+    assert all(all(each) for each in found.values()), found
+    assert len(found) >= 4
     lab = yaml.safe_load((ROOT / "inventories" / "lab" / "group_vars" / "all.yml").read_text(encoding="utf-8"))
     assert lab["llm_stack_monitoring"] is False, "the lab cannot pull the images"
 
@@ -353,14 +357,16 @@ def test_limits_that_are_quoted_are_numbers(written: Written) -> None:
 @pytest.mark.parametrize("path", ["monitoring/tasks/configure.yml", "autoscaler/tasks/configure.yml", "llm_services/tasks/chat.yml"])
 def test_an_image_is_found_whatever_the_registry_s_address_is(path: str) -> None:
     """Brackets of an address of IPv6 are no part of a pattern."""
-    (text,) = re.findall(r"\{\{ (\w+\.images\[0\]\.RepoDigests .*?) \}\}", (ROOT / "roles" / path).read_text(encoding="utf-8"))
-    (name,) = re.findall(r"'(/llm/[a-z-]+@)'", text)
+    ((text, name),) = re.findall(
+        r"\{\{ (\w+\.images[^{}]*?RepoDigests[^{}]*?'(/llm/[a-z-]+@)'[^{}]*?) \}\}", (ROOT / "roles" / path).read_text(encoding="utf-8")
+    )
     made = jinja2.Environment()
-    made.filters["regex_escape"], made.tests["match"] = regex_escape, match
+    made.filters.update(regex_escape=regex_escape, flatten=flatten)
+    made.tests["match"] = match
     for address in ("[fd00::1]:5000", "192.0.2.21:5000"):
         digests = [f"192x0.2.21:5000{name}sha256:0", f"{address}{name}sha256:1"]
         found = made.compile_expression(text)(registry_address=address, **{text.partition(".")[0]: {"images": [{"RepoDigests": digests}]}})
-        assert found == f"{address}{name}sha256:1"
+        assert (found[0] if isinstance(found, list) else found) == f"{address}{name}sha256:1"
 
 
 def test_the_usual_snapshots_are_known_from_the_role_that_takes_them() -> None:
