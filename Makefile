@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# `make demo` shows the whole service on a lab of virtual machines; `make test` runs every test there is.
+# `make demo` shows the whole service on a lab of virtual machines; `make test` runs all tests but the longest, `make test-long` those.
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
