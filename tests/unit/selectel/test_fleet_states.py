@@ -329,7 +329,7 @@ def test_a_security_group_that_others_add_meanwhile_stays(method: str, times: in
     cloud = StandinCloud()
     cloud.has_revisions = revisions
     server_in(cloud, "SHELVED_OFFLOADED")
-    (port,) = cloud.ports
+    port = next(iter(cloud.ports))
     theirs: list[str] = []
 
     def add(_cloud: StandinCloud, _service: str, asked: str, _path: str, _answer: Any) -> None:
@@ -347,7 +347,7 @@ def test_a_security_group_that_others_add_meanwhile_stays(method: str, times: in
 def test_a_port_that_never_stays_as_it_was_read_is_that_server_s_failure() -> None:
     cloud = StandinCloud()
     server_in(cloud, "SHELVED_OFFLOADED")
-    (port,) = cloud.ports
+    port = next(iter(cloud.ports))
     cloud.fault = lambda _cloud, _service, method, _path, _answer: cloud.change_port(port) if method == "PUT" else None  # type: ignore[func-returns-value]
     ended = run_fleet(cloud, security_groups=["ssh"])
     assert ended.actions == {"gpu1": "failed"}
