@@ -183,8 +183,8 @@ def test_through_nat_from_a_new_address_and_through_the_hub(machines: Machines) 
     # A second machine behind the same router: the first keeps its interface, and both reach each other through the hub.
     before = sh(*machines.namespaces.inside(HOME), "ip", "-o", "link", "show", INTERFACES[HOME]).stdout.split(":")[0]
     plans = machines.join(HUB, HOME, GPU)
-    assert [step.action for step in plans[0].steps] == ["configure", "sync"]
-    assert [step.action for step in plans[1].steps] == ["configure", "sync"]
+    assert [step.action for step in plans[0].steps] == ["sync", "configure"]
+    assert [step.action for step in plans[1].steps] == ["sync", "configure"]
     eventually(machines.reaches(HOME, GPU), "two machines behind NAT do not reach each other through the hub")
     assert sh(*machines.namespaces.inside(HOME), "ip", "-o", "link", "show", INTERFACES[HOME]).stdout.split(":")[0] == before
     assert [plan.steps for plan in machines.join(HUB, HOME, GPU)] == [(), (), ()]
