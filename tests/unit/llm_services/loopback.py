@@ -158,8 +158,7 @@ def edge_files(place: Path, port: int, native: int, balancer: str, changes: dict
     values = {"llm_services_edge_port": port, "llm_services_ollama_port": native, "__llm_services_balancer": balancer, **changes}
     text = render("nginx.conf.j2", **values)
     moves = {
-        # Large requests rest below ``place``, which is this user's alone.
-        "user nginx;": "user root;" if os.geteuid() == 0 else "",
+        "user nginx;": "",
         "/tmp/nginx.pid": str(place / "nginx.pid"),
         "/var/cache/nginx": str(place / "cache"),
         "/run/secrets": str(place),
