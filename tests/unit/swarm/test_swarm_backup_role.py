@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rolekit import stand_in
+from rolekit import run_play, stand_in
 
 pytestmark = pytest.mark.one_core
 TAR = "/usr/bin/tar"
@@ -52,7 +52,7 @@ class Engine:
 
     def __init__(self, place: Path) -> None:
         self.place, self.root, self.archives = place, place / "engine", place / "archives"
-        self.collections = stand_in(place, docker_host_info=HOST)
+        stand_in(place, docker_host_info=HOST)
         (place / "programs").mkdir()
         for name, text in PROGRAMS.items():
             (place / "programs" / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -74,22 +74,10 @@ class Engine:
         role = {"name": "selfhosted.llm_stack.swarm_manager", "tasks_from": entry}
         play = {"hosts": "manager1", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": role}]}
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        (self.place / "play.yml").write_text(yaml.safe_dump([play]))
         (self.place / "hosts.yml").write_text(yaml.safe_dump({"swarm_managers": {"hosts": {"manager1": local}}}))
-        environment = {
-            **os.environ,
-            "PATH": f"{self.place / 'programs'}:{os.environ['PATH']}",
-            "ENGINE": str(self.root),
-            "FAILING": failing,
-            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
-            "ANSIBLE_NOCOLOR": "1",
-        }
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
         variables = {"swarm_manager_backup_directory": str(self.archives), "__swarm_manager_looks": 1}
-        argv = [program, "-i", "hosts.yml", "play.yml", "-e", json.dumps(variables)]
-        ended = subprocess.run(argv, cwd=self.place, env=environment, capture_output=True, text=True, check=False)
-        print(ended.stdout, ended.stderr)
-        return " ".join(f"rc={ended.returncode} {ended.stdout}".split())
+        path = f"{self.place / 'programs'}:{os.environ['PATH']}"
+        return run_play(self.place, play, "-e", json.dumps(variables), PATH=path, ENGINE=str(self.root), FAILING=failing)
 
     @property
     def state(self) -> str:

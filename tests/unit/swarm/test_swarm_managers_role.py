@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rolekit import stand_in
+from rolekit import run_play, stand_in
 
 pytestmark = pytest.mark.one_core
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,7 +53,7 @@ class Managers:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.collections = stand_in(place, swarm_gpu_node=NODE, docker_swarm_info=INFO)
+        stand_in(place, swarm_gpu_node=NODE, docker_swarm_info=INFO)
 
     def declare(self, *made: str, cut_off: tuple[str, ...] = ()) -> None:
         hosts: dict[str, Any] = {name: {"ansible_connection": "local", "ansible_python_interpreter": self._python(name)} for name in HOSTS}
@@ -74,12 +72,7 @@ class Managers:
     def run(self, tasks: list[dict[str, Any]], *arguments: str, hosts: str = "swarm_managers") -> str:
         """Run tasks in one play; what was said."""
         play = {"hosts": hosts, "gather_facts": False, "any_errors_fatal": True, "tasks": tasks}
-        (self.place / "play.yml").write_text(yaml.safe_dump([play]))
-        environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.collections), "ANSIBLE_NOCOLOR": "1", "HOME": str(self.place)}
-        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml", *arguments]
-        ended = subprocess.run(argv, cwd=self.place, env=environment, capture_output=True, text=True, check=False)
-        print(ended.stdout, ended.stderr)
-        return " ".join(f"rc={ended.returncode} {ended.stdout}".split())
+        return run_play(self.place, play, *arguments, HOME=str(self.place))
 
     @property
     def log(self) -> list[str]:
